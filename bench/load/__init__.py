@@ -1,0 +1,1 @@
+"""Speed of the whole way of a request, as ratios in one interleaved run; `python -m bench.load --help`."""

@@ -1,0 +1,10 @@
+"""The one place of this package that imports the extension.
+
+Owns nothing. Must not know what the classes do. On failure: ImportError, as the package cannot work without it.
+"""
+
+from __future__ import annotations
+
+from forebay._core import BatchQueue, ModelShape, ReadyBatch
+
+__all__ = ["BatchQueue", "ModelShape", "ReadyBatch"]

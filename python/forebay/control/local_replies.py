@@ -1,0 +1,161 @@
+"""Envoy's own failures in OpenAI's error shape.
+
+Owns: which local reply of Envoy becomes which status, type, code and message.
+Must not know: the gateway's own refusals; those are immediate responses, already in that shape, and left alone.
+On failure: a reply that no rule knows keeps Envoy's plain text, never a wrong code.
+
+A reply is told by `%RESPONSE_CODE_DETAILS%` (Envoy's docs, "response code details"), read with CEL: response flags
+cannot tell a 413 from a bad path. gRPC callers are left out, because Envoy writes their `grpc-status` itself.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from forebay.control.annotated import typed
+
+__all__ = ["RULES", "Rule", "local_reply_config"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One kind of local reply. `when` is CEL over `details` and `code`; `status` replaces Envoy's when it is not 0."""
+
+    code: str
+    when: str
+    status: int
+    kind: str
+    message: str
+
+
+_INVALID = "invalid_request_error"
+_SERVER = "server_error"
+
+# The first rule that matches decides.
+RULES = (
+    Rule(
+        "request_too_large",
+        "details == 'request_payload_too_large'",
+        413,
+        _INVALID,
+        "the request body is larger than the gateway accepts",
+    ),
+    Rule("headers_too_large", "code == 431", 431, _INVALID, "the request headers are larger than the gateway accepts"),
+    Rule(
+        "gateway_timeout",
+        "details.startsWith('ext_proc_error') && code == 504",
+        504,
+        _SERVER,
+        "the gateway did not decide in time; try again",
+    ),
+    Rule(
+        "gateway_unavailable",
+        "details.startsWith('ext_proc') && code >= 500",
+        503,
+        _SERVER,
+        "the gateway is not available, so nothing was decided or sent on; try again",
+    ),
+    Rule(
+        "gateway_overloaded",
+        "details.startsWith('overload') || details.startsWith('envoy_overload')",
+        503,
+        _SERVER,
+        "the gateway has too many requests open; try again later",
+    ),
+    # 401 would tell the client that its own key is wrong.
+    Rule(
+        "upstream_credential_missing",
+        "details.startsWith('failed_to_inject_credential')",
+        503,
+        _SERVER,
+        "the pool's own credential is missing; the operator must set it",
+    ),
+    Rule(
+        "upstream_unavailable",
+        "details == 'cluster_not_found' || details == 'no_healthy_upstream' || details == 'maintenance_mode'"
+        " || details.startsWith('upstream_reset_before_response_started{connection_failure')"
+        " || details.startsWith('upstream_reset_before_response_started{remote_connection_failure')"
+        " || details.startsWith('upstream_reset_before_response_started{local_connection_failure')",
+        503,
+        _SERVER,
+        "no server of the pool can be reached; try again",
+    ),
+    Rule(
+        "upstream_overloaded",
+        "details.startsWith('upstream_reset_before_response_started{overflow')",
+        503,
+        _SERVER,
+        "the pool has too many requests open; try again later",
+    ),
+    Rule(
+        "upstream_timeout",
+        "details.startsWith('upstream_response_timeout') || details.startsWith('upstream_per_try')"
+        " || details.startsWith('upstream_max_stream_duration') || details == 'max_duration_timeout'"
+        " || (details == 'stream_idle_timeout' && code == 504)"
+        " || details.startsWith('upstream_reset_before_response_started{connection_timeout')",
+        504,
+        _SERVER,
+        "the pool did not answer in time",
+    ),
+    Rule(
+        "upstream_failed",
+        "details.startsWith('upstream_reset') || details.startsWith('upstream_')",
+        502,
+        _SERVER,
+        "the pool's server broke off before it answered",
+    ),
+    Rule(
+        "request_timeout",
+        "code == 408",
+        408,
+        _INVALID,
+        "the request did not arrive in time",
+    ),
+    # Everything else that Envoy itself refuses at the door: a bad path, a missing host, an unknown encoding.
+    Rule(
+        "bad_request",
+        "code >= 400 && code < 500 && details != '' && details != 'direct_response'"
+        " && !details.startsWith('forebay') && !details.startsWith('via_upstream')"
+        " && !details.startsWith('ext_proc')",
+        0,
+        _INVALID,
+        "the request is not valid HTTP for this gateway",
+    ),
+)
+
+_NOT_GRPC = "!('content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc'))"
+
+
+def body_of(rule: Rule) -> str:
+    """Give the body of a rule, as clients of OpenAI's API read it."""
+    error = {"message": rule.message, "type": rule.kind, "param": None, "code": rule.code}
+    return json.dumps({"error": error}, separators=(",", ":"))
+
+
+def local_reply_config() -> dict[str, Any]:
+    """Give `local_reply_config` of the connection manager."""
+    return {"mappers": [_mapper(rule) for rule in RULES]}
+
+
+def _mapper(rule: Rule) -> dict[str, Any]:
+    when = rule.when.replace("details", "response.code_details").replace("code ", "response.code ")
+    expression = f"({when}) && {_NOT_GRPC}"
+    mapper: dict[str, Any] = {
+        "filter": {
+            "extension_filter": {
+                "name": "cel",
+                "typed_config": typed(
+                    "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression
+                ),
+            }
+        },
+        "body_format_override": {
+            "text_format_source": {"inline_string": body_of(rule)},
+            "content_type": "application/json",
+        },
+    }
+    if rule.status:
+        mapper["status_code"] = rule.status
+    return mapper

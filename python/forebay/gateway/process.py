@@ -1,0 +1,162 @@
+"""One gateway process: engine, servers, stages, batches and admin port, started and stopped in the right order.
+
+Owns: their life and the swap of the policy. Must not know: files, signals, Envoy's configuration.
+On failure: closed; a part that cannot be started stops the ones before it, and a refused policy changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.json_format import MessageToDict
+
+from forebay.batching import ClientTls, PoolServers, Sender
+from forebay.gateway.admin import AdminServer, AdminSources
+from forebay.gateway.seam import Engine, Gateway
+from forebay.gateway.stages import StageRunner
+
+if TYPE_CHECKING:
+    from forebay.policy import LoadedPolicy
+    from forebay.policy._pb.policy_pb2 import Policy, Pool
+
+__all__ = ["GatewayProcess"]
+
+_log = logging.getLogger(__name__)
+
+_EXT_PROC = "127.0.0.1:9300"
+_ADMIN = "127.0.0.1:9301"
+_BATCH = "127.0.0.1:9302"
+_WORKERS = 2
+_MAX_BODY_BYTES = 32 << 20
+_DRAIN_MS = 10_000
+
+
+class GatewayProcess:
+    """A gateway under a first policy. `start` it once, `swap` its policy at any time, `stop` it once.
+
+    Raises: `PolicyRefused` for a policy that does not validate; `GatewayError` or `OSError` where an address is taken.
+    """
+
+    def __init__(self, policy: LoadedPolicy) -> None:
+        message = policy.message()
+        gateway = message.gateway
+        self.engine = Engine(policy.message_bytes, secret=secrets.token_bytes(32), owner=f"{os.getpid()}")
+        self._policy = message
+        self._ready = threading.Event()
+        self._server = Gateway(
+            self.engine,
+            gateway.ext_proc_address or _EXT_PROC,
+            gateway.batch_address or _BATCH,
+            gateway.workers or _WORKERS,
+            gateway.max_body_bytes or _MAX_BODY_BYTES,
+        )
+        try:
+            host, _, port = (gateway.admin_address or _ADMIN).rpartition(":")
+            self._admin = AdminServer(host.strip("[]"), int(port), self._sources())
+        except OSError:
+            self._server.shutdown(0)
+            raise
+        self._stages = StageRunner(self._server)
+        self._sender = Sender(self._server.batches, _servers(message))
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where it listens: `ext_proc`, `batch` and `admin`, each `host:port`."""
+        return {
+            "ext_proc": self._server.ext_proc_address,
+            "batch": self._server.batch_address,
+            "admin": self._admin.address,
+        }
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    def start(self) -> None:
+        """Start what runs beside the servers, then say ready."""
+        self._stages.start()
+        self._sender.start()
+        self._admin.start()
+        self._ready.set()
+
+    def swap(self, policy: LoadedPolicy) -> str:
+        """Put another policy into force, at once and whole. Addresses and table sizes need a new process.
+
+        Returns: its revision.
+        Raises: `PolicyRefused`; the policy before stays in force.
+        """
+        revision = self.engine.swap(policy.message_bytes)
+        self._policy = policy.message()
+        self._sender.set_servers(_servers(self._policy))
+        return revision
+
+    def stop(self) -> int:
+        """Refuse what is new, wait for what is in flight, stop.
+
+        Returns: requests that were still in flight when the time was over.
+        """
+        self._ready.clear()
+        drain_ms = self._policy.gateway.drain_ms or _DRAIN_MS
+        left = self._server.shutdown(drain_ms)
+        self._sender.stop(0)
+        self._stages.join(2.0)
+        self._admin.stop()
+        return left
+
+    def _sources(self) -> AdminSources:
+        return AdminSources(
+            not_ready=self._not_ready,
+            metrics=self._metrics,
+            policy=lambda: MessageToDict(self._policy, preserving_proto_field_name=True),
+            pools=self._pools,
+            records=self.engine.records_json,
+            invalidate=self._invalidate,
+            token_sha256=lambda: self._policy.gateway.admin_token_sha256,
+        )
+
+    def _not_ready(self) -> list[str]:
+        reasons = []
+        if not self._ready.is_set():
+            reasons.append("the servers do not run")
+        if self.engine.draining:
+            reasons.append("the gateway drains")
+        return reasons
+
+    def _metrics(self) -> str:
+        stats = self._sender.stats
+        rows = [
+            ("forebay_batches_total", "batches sent to model servers", stats.batches),
+            ("forebay_batch_rows_total", "rows in them", stats.rows),
+            ("forebay_batch_requests_total", "requests in them", stats.requests),
+            ("forebay_batch_failures_total", "batches and calls that failed", sum(stats.failures.values())),
+        ]
+        beside = "".join(f"# HELP {name} {text}\n# TYPE {name} counter\n{name} {n}\n" for name, text, n in rows)
+        return self.engine.metrics_text() + beside
+
+    def _pools(self) -> list[Mapping[str, Any]]:
+        names = ("name", "requests", "reserved_tokens", "routable", "healthy")
+        return [dict(zip(names, row, strict=True)) for row in self.engine.pools()]
+
+    def _invalidate(self, selector: Mapping[str, str]) -> int:
+        count = self.engine.invalidate(**selector)
+        _log.info("invalidated %d answers: %s", count, dict(selector) or "all")
+        return count
+
+
+def _servers(policy: Policy) -> dict[str, PoolServers]:
+    """The pools that the gateway itself sends to."""
+    pools = [pool for pool in policy.pools if pool.protocol == pool.KSERVE_GRPC]
+    return {p.name: PoolServers(tuple(e.address for e in p.endpoints), _tls(p)) for p in pools}
+
+
+def _tls(pool: Pool) -> ClientTls | None:
+    if not pool.HasField("tls"):
+        return None
+    return ClientTls(sni=pool.tls.sni, ca_file=Path(pool.tls.ca_file) if pool.tls.ca_file else None)

@@ -1,0 +1,98 @@
+"""The demo's result as text for people; every number in it was computed by the run.
+
+Owns wording and layout. Must not compute anything that the result does not hold.
+A part that was not run says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from forebay.lab.demo import DemoResult
+
+
+def report(result: DemoResult) -> str:
+    """The whole report."""
+    parts = (_kinds(result), _answers(result), _stages(result), _savings(result), _fleets(result), _tensors(result))
+    return "\n\n".join(["\n".join(part) for part in (*parts, _checks(result))])
+
+
+def _kinds(result: DemoResult) -> Iterator[str]:
+    sent = sum(line.sent for line in result.kinds)
+    yield f"WHAT HAPPENED TO EACH KIND OF REQUEST ({sent} in {result.wall_s:.1f} s)"
+    yield f"  {'':24}{'sent':>6}{'answered':>10}{'from cache':>12}{'refused':>9}{'failed':>8}   p50 / p95 ms"
+    for line in result.kinds:
+        refused, failed = sum(line.refused.values()), sum(line.failed.values())
+        counts = f"{line.sent:>6}{line.answered:>10}{line.from_cache:>12}{refused:>9}{failed:>8}"
+        yield f"  {line.kind:24}{counts}   {_ms(line.p50_ms)} / {_ms(line.p95_ms)}"
+    for line in result.kinds:
+        for code, count in (line.refused | line.failed).items():
+            yield f"    {line.kind}: {count} x {code}"
+
+
+def _answers(result: DemoResult) -> Iterator[str]:
+    yield "HOW LONG AN ANSWER TOOK, BY WHO GAVE IT (as the client saw it, its own work included)"
+    for line in result.answers:
+        first = f", first token after {_ms(line.ttft_p50_ms)} ms (p50)" if line.ttft_p50_ms is not None else ""
+        yield f"  {line.kind:28}{line.answered:>5} answers, p50 {_ms(line.p50_ms)} ms, p95 {_ms(line.p95_ms)} ms{first}"
+    chosen = ", ".join(f"{name or 'unnamed'} {count}" for name, count in sorted(result.models.items()))
+    yield f"  models: {chosen}"
+
+
+def _stages(result: DemoResult) -> Iterator[str]:
+    yield "WHERE THE TIME WENT"
+    if result.forwarded is not None:
+        mean = result.forwarded
+        yield f"  a forwarded request took {mean.total_ms:.0f} ms, its first byte came after {mean.first_byte_ms:.0f}"
+        yield f"  (means of {mean.requests}); the decision took {mean.decision_us:.0f} microseconds of it"
+    if not result.stages_us:
+        yield "  the gateway showed no times of its stages"
+        return
+    width = max(result.stages_us.values()) or 1.0
+    yield "  the stages of a decision, mean microseconds each time that one ran:"
+    for name, mean_us in result.stages_us.items():
+        yield f"    {name:12}{mean_us:>9.1f}  {'#' * round(30 * mean_us / width)}"
+
+
+def _savings(result: DemoResult) -> Iterator[str]:
+    saved = result.savings
+    tokens = saved.tokens + saved.used_tokens
+    share = saved.tokens / tokens if tokens else 0.0
+    yield "WHAT THE CACHE SAVED"
+    yield f"  {saved.answers} answers, {saved.tokens:,} of {tokens:,} tokens ({share:.0%})"
+    money = f"{saved.nanousd / 1e9:.4f} USD saved, {saved.used_nanousd / 1e9:.4f} USD spent"
+    yield f"  {money}" + (f"; {saved.unpriced} answers have no known price" if saved.unpriced else "")
+
+
+def _fleets(result: DemoResult) -> Iterator[str]:
+    yield "WHAT THE FLEETS COUNTED THEMSELVES"
+    for name, stats in result.fleets.items():
+        faults = f"{stats['failures']} failed on purpose, {stats['resets']} cut on purpose"
+        work = f"{stats['prompt_tokens']:,} prompt and {stats['completion_tokens']:,} output tokens"
+        yield f"  {name:14}{stats['requests']:>5} requests, at most {stats['peak_in_flight']} at once, {work}, {faults}"
+
+
+def _tensors(result: DemoResult) -> Iterator[str]:
+    yield "SENTENCES TO VECTORS (real MiniLM in a real Triton)"
+    tensors = result.tensors
+    if tensors is None:
+        yield "  not part of this run"
+        return
+    if tensors.error:
+        yield f"  failed: {tensors.error}"
+    for name, done in (("straight to Triton", tensors.direct), ("through the gateway", tensors.gateway)):
+        if done is not None:
+            speed = f"{tensors.sentences} in {done.wall_s:.2f} s, p50 {_ms(done.p50_ms)} ms, p95 {_ms(done.p95_ms)} ms"
+            yield f"  {name:22}{speed}, {done.mean_batch_rows:.1f} rows in a batch"
+    if tensors.max_abs_difference is not None:
+        yield f"  largest difference between the two: {tensors.max_abs_difference:.1e}"
+
+
+def _checks(result: DemoResult) -> Iterator[str]:
+    yield f"WHAT MUST HOLD: {len(result.checks) - len(result.failures)} of {len(result.checks)}"
+    for check in result.checks:
+        yield f"  {'ok  ' if check.held else 'FAIL'}  {check.name}: {check.detail}"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}" if value < 100 else f"{value:.0f}"

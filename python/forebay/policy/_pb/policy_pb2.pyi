@@ -1,0 +1,482 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Policy(_message.Message):
+    __slots__ = ("name", "gateway", "envoy", "pools", "models", "tiers", "tenants", "keys", "features", "limits", "routes", "cache")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    ENVOY_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    gateway: Gateway
+    envoy: Envoy
+    pools: _containers.RepeatedCompositeFieldContainer[Pool]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    tiers: _containers.RepeatedCompositeFieldContainer[Tier]
+    tenants: _containers.RepeatedCompositeFieldContainer[Tenant]
+    keys: _containers.RepeatedCompositeFieldContainer[Key]
+    features: _containers.RepeatedCompositeFieldContainer[Feature]
+    limits: _containers.RepeatedCompositeFieldContainer[Limit]
+    routes: _containers.RepeatedCompositeFieldContainer[Route]
+    cache: Cache
+    def __init__(self, name: _Optional[str] = ..., gateway: _Optional[_Union[Gateway, _Mapping[str, object]]] = ..., envoy: _Optional[_Union[Envoy, _Mapping[str, object]]] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping[str, object]]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping[str, object]]]] = ..., tiers: _Optional[_Iterable[_Union[Tier, _Mapping[str, object]]]] = ..., tenants: _Optional[_Iterable[_Union[Tenant, _Mapping[str, object]]]] = ..., keys: _Optional[_Iterable[_Union[Key, _Mapping[str, object]]]] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping[str, object]]]] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping[str, object]]]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping[str, object]]]] = ..., cache: _Optional[_Union[Cache, _Mapping[str, object]]] = ...) -> None: ...
+
+class Gateway(_message.Message):
+    __slots__ = ("ext_proc_address", "admin_address", "batch_address", "workers", "max_body_bytes", "max_json_depth", "message_timeout_ms", "max_message_timeout_ms", "max_stream_duration_ms", "max_reservations", "max_buckets", "max_records", "drain_ms", "admin_token_sha256")
+    EXT_PROC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ADMIN_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_JSON_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAM_DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_MS_FIELD_NUMBER: _ClassVar[int]
+    ADMIN_TOKEN_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ext_proc_address: str
+    admin_address: str
+    batch_address: str
+    workers: int
+    max_body_bytes: int
+    max_json_depth: int
+    message_timeout_ms: int
+    max_message_timeout_ms: int
+    max_stream_duration_ms: int
+    max_reservations: int
+    max_buckets: int
+    max_records: int
+    drain_ms: int
+    admin_token_sha256: str
+    def __init__(self, ext_proc_address: _Optional[str] = ..., admin_address: _Optional[str] = ..., batch_address: _Optional[str] = ..., workers: _Optional[int] = ..., max_body_bytes: _Optional[int] = ..., max_json_depth: _Optional[int] = ..., message_timeout_ms: _Optional[int] = ..., max_message_timeout_ms: _Optional[int] = ..., max_stream_duration_ms: _Optional[int] = ..., max_reservations: _Optional[int] = ..., max_buckets: _Optional[int] = ..., max_records: _Optional[int] = ..., drain_ms: _Optional[int] = ..., admin_token_sha256: _Optional[str] = ...) -> None: ...
+
+class Envoy(_message.Message):
+    __slots__ = ("listen_address", "admin_address", "log_flush_ms", "tls")
+    LISTEN_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ADMIN_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FLUSH_MS_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
+    listen_address: str
+    admin_address: str
+    log_flush_ms: int
+    tls: ServerTls
+    def __init__(self, listen_address: _Optional[str] = ..., admin_address: _Optional[str] = ..., log_flush_ms: _Optional[int] = ..., tls: _Optional[_Union[ServerTls, _Mapping[str, object]]] = ...) -> None: ...
+
+class ServerTls(_message.Message):
+    __slots__ = ("certificate_file", "private_key_file")
+    CERTIFICATE_FILE_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_KEY_FILE_FIELD_NUMBER: _ClassVar[int]
+    certificate_file: str
+    private_key_file: str
+    def __init__(self, certificate_file: _Optional[str] = ..., private_key_file: _Optional[str] = ...) -> None: ...
+
+class Pool(_message.Message):
+    __slots__ = ("name", "protocol", "endpoints", "tls", "path_prefix", "credential", "max_concurrency", "provider", "health")
+    class Protocol(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PROTOCOL_UNSPECIFIED: _ClassVar[Pool.Protocol]
+        OPENAI: _ClassVar[Pool.Protocol]
+        KSERVE_GRPC: _ClassVar[Pool.Protocol]
+        HTTP: _ClassVar[Pool.Protocol]
+        GRPC: _ClassVar[Pool.Protocol]
+    PROTOCOL_UNSPECIFIED: Pool.Protocol
+    OPENAI: Pool.Protocol
+    KSERVE_GRPC: Pool.Protocol
+    HTTP: Pool.Protocol
+    GRPC: Pool.Protocol
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
+    PATH_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    MAX_CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    protocol: Pool.Protocol
+    endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
+    tls: ClientTls
+    path_prefix: str
+    credential: Credential
+    max_concurrency: int
+    provider: str
+    health: HealthCheck
+    def __init__(self, name: _Optional[str] = ..., protocol: _Optional[_Union[Pool.Protocol, str]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping[str, object]]]] = ..., tls: _Optional[_Union[ClientTls, _Mapping[str, object]]] = ..., path_prefix: _Optional[str] = ..., credential: _Optional[_Union[Credential, _Mapping[str, object]]] = ..., max_concurrency: _Optional[int] = ..., provider: _Optional[str] = ..., health: _Optional[_Union[HealthCheck, _Mapping[str, object]]] = ...) -> None: ...
+
+class Endpoint(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    def __init__(self, address: _Optional[str] = ...) -> None: ...
+
+class ClientTls(_message.Message):
+    __slots__ = ("sni", "ca_file")
+    SNI_FIELD_NUMBER: _ClassVar[int]
+    CA_FILE_FIELD_NUMBER: _ClassVar[int]
+    sni: str
+    ca_file: str
+    def __init__(self, sni: _Optional[str] = ..., ca_file: _Optional[str] = ...) -> None: ...
+
+class Credential(_message.Message):
+    __slots__ = ("header", "prefix", "file", "env")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    ENV_FIELD_NUMBER: _ClassVar[int]
+    header: str
+    prefix: str
+    file: str
+    env: str
+    def __init__(self, header: _Optional[str] = ..., prefix: _Optional[str] = ..., file: _Optional[str] = ..., env: _Optional[str] = ...) -> None: ...
+
+class HealthCheck(_message.Message):
+    __slots__ = ("path", "interval_ms", "timeout_ms")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    interval_ms: int
+    timeout_ms: int
+    def __init__(self, path: _Optional[str] = ..., interval_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("name", "aliases", "revision", "tokenizer", "image_tokens", "context_window_tokens", "max_output_tokens", "prices", "capabilities", "tags", "pools", "upstream_name")
+    class Capability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        CAPABILITY_UNSPECIFIED: _ClassVar[Model.Capability]
+        CHAT: _ClassVar[Model.Capability]
+        COMPLETIONS: _ClassVar[Model.Capability]
+        EMBEDDINGS: _ClassVar[Model.Capability]
+        TOOLS: _ClassVar[Model.Capability]
+        VISION: _ClassVar[Model.Capability]
+        JSON: _ClassVar[Model.Capability]
+        TENSORS: _ClassVar[Model.Capability]
+    CAPABILITY_UNSPECIFIED: Model.Capability
+    CHAT: Model.Capability
+    COMPLETIONS: Model.Capability
+    EMBEDDINGS: Model.Capability
+    TOOLS: Model.Capability
+    VISION: Model.Capability
+    JSON: Model.Capability
+    TENSORS: Model.Capability
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_WINDOW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PRICES_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    revision: str
+    tokenizer: str
+    image_tokens: ImageTokens
+    context_window_tokens: int
+    max_output_tokens: int
+    prices: Prices
+    capabilities: _containers.RepeatedScalarFieldContainer[Model.Capability]
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    pools: _containers.RepeatedScalarFieldContainer[str]
+    upstream_name: str
+    def __init__(self, name: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ..., tokenizer: _Optional[str] = ..., image_tokens: _Optional[_Union[ImageTokens, _Mapping[str, object]]] = ..., context_window_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., prices: _Optional[_Union[Prices, _Mapping[str, object]]] = ..., capabilities: _Optional[_Iterable[_Union[Model.Capability, str]]] = ..., tags: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[str]] = ..., upstream_name: _Optional[str] = ...) -> None: ...
+
+class ImageTokens(_message.Message):
+    __slots__ = ("tiles", "patches", "flat_tokens")
+    TILES_FIELD_NUMBER: _ClassVar[int]
+    PATCHES_FIELD_NUMBER: _ClassVar[int]
+    FLAT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tiles: TileRule
+    patches: PatchRule
+    flat_tokens: int
+    def __init__(self, tiles: _Optional[_Union[TileRule, _Mapping[str, object]]] = ..., patches: _Optional[_Union[PatchRule, _Mapping[str, object]]] = ..., flat_tokens: _Optional[int] = ...) -> None: ...
+
+class TileRule(_message.Message):
+    __slots__ = ("base_tokens", "tile_tokens")
+    BASE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TILE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    base_tokens: int
+    tile_tokens: int
+    def __init__(self, base_tokens: _Optional[int] = ..., tile_tokens: _Optional[int] = ...) -> None: ...
+
+class PatchRule(_message.Message):
+    __slots__ = ("cap", "multiplier_milli")
+    CAP_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLIER_MILLI_FIELD_NUMBER: _ClassVar[int]
+    cap: int
+    multiplier_milli: int
+    def __init__(self, cap: _Optional[int] = ..., multiplier_milli: _Optional[int] = ...) -> None: ...
+
+class Prices(_message.Message):
+    __slots__ = ("prompt_nanousd_per_million_tokens", "output_nanousd_per_million_tokens", "cached_prompt_nanousd_per_million_tokens", "revision")
+    PROMPT_NANOUSD_PER_MILLION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_NANOUSD_PER_MILLION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_PROMPT_NANOUSD_PER_MILLION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    prompt_nanousd_per_million_tokens: int
+    output_nanousd_per_million_tokens: int
+    cached_prompt_nanousd_per_million_tokens: int
+    revision: str
+    def __init__(self, prompt_nanousd_per_million_tokens: _Optional[int] = ..., output_nanousd_per_million_tokens: _Optional[int] = ..., cached_prompt_nanousd_per_million_tokens: _Optional[int] = ..., revision: _Optional[str] = ...) -> None: ...
+
+class Tier(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class Tenant(_message.Message):
+    __slots__ = ("name", "tier", "models")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    tier: str
+    models: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., tier: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Key(_message.Message):
+    __slots__ = ("id", "sha256", "tenant", "user", "tier", "models", "features", "expires_unix_ms", "disabled")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    DISABLED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    sha256: str
+    tenant: str
+    user: str
+    tier: str
+    models: _containers.RepeatedScalarFieldContainer[str]
+    features: _containers.RepeatedScalarFieldContainer[str]
+    expires_unix_ms: int
+    disabled: bool
+    def __init__(self, id: _Optional[str] = ..., sha256: _Optional[str] = ..., tenant: _Optional[str] = ..., user: _Optional[str] = ..., tier: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[str]] = ..., expires_unix_ms: _Optional[int] = ..., disabled: _Optional[bool] = ...) -> None: ...
+
+class Feature(_message.Message):
+    __slots__ = ("name", "cache", "max_output_tokens")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    cache: FeatureCache
+    max_output_tokens: int
+    def __init__(self, name: _Optional[str] = ..., cache: _Optional[_Union[FeatureCache, _Mapping[str, object]]] = ..., max_output_tokens: _Optional[int] = ...) -> None: ...
+
+class FeatureCache(_message.Message):
+    __slots__ = ("mode", "ttl_ms", "sharing", "sampled", "tags")
+    class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        MODE_UNSPECIFIED: _ClassVar[FeatureCache.Mode]
+        EXACT: _ClassVar[FeatureCache.Mode]
+        OFF: _ClassVar[FeatureCache.Mode]
+    MODE_UNSPECIFIED: FeatureCache.Mode
+    EXACT: FeatureCache.Mode
+    OFF: FeatureCache.Mode
+    class Sharing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SHARING_UNSPECIFIED: _ClassVar[FeatureCache.Sharing]
+        TENANT: _ClassVar[FeatureCache.Sharing]
+        USER: _ClassVar[FeatureCache.Sharing]
+    SHARING_UNSPECIFIED: FeatureCache.Sharing
+    TENANT: FeatureCache.Sharing
+    USER: FeatureCache.Sharing
+    class Sampled(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SAMPLED_UNSPECIFIED: _ClassVar[FeatureCache.Sampled]
+        BYPASS: _ClassVar[FeatureCache.Sampled]
+        SHARE: _ClassVar[FeatureCache.Sampled]
+    SAMPLED_UNSPECIFIED: FeatureCache.Sampled
+    BYPASS: FeatureCache.Sampled
+    SHARE: FeatureCache.Sampled
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    SHARING_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    mode: FeatureCache.Mode
+    ttl_ms: int
+    sharing: FeatureCache.Sharing
+    sampled: FeatureCache.Sampled
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, mode: _Optional[_Union[FeatureCache.Mode, str]] = ..., ttl_ms: _Optional[int] = ..., sharing: _Optional[_Union[FeatureCache.Sharing, str]] = ..., sampled: _Optional[_Union[FeatureCache.Sampled, str]] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Limit(_message.Message):
+    __slots__ = ("name", "scope", "unit", "amount", "window_ms", "tenants", "tiers", "keys", "features", "models")
+    class Scope(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SCOPE_UNSPECIFIED: _ClassVar[Limit.Scope]
+        KEY: _ClassVar[Limit.Scope]
+        USER: _ClassVar[Limit.Scope]
+        TENANT: _ClassVar[Limit.Scope]
+        TIER: _ClassVar[Limit.Scope]
+        FEATURE: _ClassVar[Limit.Scope]
+        MODEL: _ClassVar[Limit.Scope]
+        POOL: _ClassVar[Limit.Scope]
+        PROVIDER: _ClassVar[Limit.Scope]
+        CLIENT_ADDRESS: _ClassVar[Limit.Scope]
+    SCOPE_UNSPECIFIED: Limit.Scope
+    KEY: Limit.Scope
+    USER: Limit.Scope
+    TENANT: Limit.Scope
+    TIER: Limit.Scope
+    FEATURE: Limit.Scope
+    MODEL: Limit.Scope
+    POOL: Limit.Scope
+    PROVIDER: Limit.Scope
+    CLIENT_ADDRESS: Limit.Scope
+    class Unit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNIT_UNSPECIFIED: _ClassVar[Limit.Unit]
+        REQUESTS: _ClassVar[Limit.Unit]
+        TOKENS: _ClassVar[Limit.Unit]
+        CONCURRENCY: _ClassVar[Limit.Unit]
+    UNIT_UNSPECIFIED: Limit.Unit
+    REQUESTS: Limit.Unit
+    TOKENS: Limit.Unit
+    CONCURRENCY: Limit.Unit
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_MS_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    scope: Limit.Scope
+    unit: Limit.Unit
+    amount: int
+    window_ms: int
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    tiers: _containers.RepeatedScalarFieldContainer[str]
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    features: _containers.RepeatedScalarFieldContainer[str]
+    models: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., scope: _Optional[_Union[Limit.Scope, str]] = ..., unit: _Optional[_Union[Limit.Unit, str]] = ..., amount: _Optional[int] = ..., window_ms: _Optional[int] = ..., tenants: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., keys: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[str]] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Route(_message.Message):
+    __slots__ = ("name", "path", "path_prefix", "methods", "operation", "pool", "when_full", "next_models", "feature", "resolve", "fail_open_pool")
+    class Operation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        OPERATION_UNSPECIFIED: _ClassVar[Route.Operation]
+        CHAT_COMPLETIONS: _ClassVar[Route.Operation]
+        TEXT_COMPLETIONS: _ClassVar[Route.Operation]
+        EMBEDDING: _ClassVar[Route.Operation]
+        LIST_MODELS: _ClassVar[Route.Operation]
+        KSERVE: _ClassVar[Route.Operation]
+        FORWARD: _ClassVar[Route.Operation]
+    OPERATION_UNSPECIFIED: Route.Operation
+    CHAT_COMPLETIONS: Route.Operation
+    TEXT_COMPLETIONS: Route.Operation
+    EMBEDDING: Route.Operation
+    LIST_MODELS: Route.Operation
+    KSERVE: Route.Operation
+    FORWARD: Route.Operation
+    class WhenFull(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        WHEN_FULL_UNSPECIFIED: _ClassVar[Route.WhenFull]
+        FULL_429: _ClassVar[Route.WhenFull]
+        FULL_503: _ClassVar[Route.WhenFull]
+        NEXT_MODEL: _ClassVar[Route.WhenFull]
+    WHEN_FULL_UNSPECIFIED: Route.WhenFull
+    FULL_429: Route.WhenFull
+    FULL_503: Route.WhenFull
+    NEXT_MODEL: Route.WhenFull
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    PATH_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    WHEN_FULL_FIELD_NUMBER: _ClassVar[int]
+    NEXT_MODELS_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    RESOLVE_FIELD_NUMBER: _ClassVar[int]
+    FAIL_OPEN_POOL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    path: str
+    path_prefix: str
+    methods: _containers.RepeatedScalarFieldContainer[str]
+    operation: Route.Operation
+    pool: str
+    when_full: Route.WhenFull
+    next_models: _containers.RepeatedScalarFieldContainer[str]
+    feature: str
+    resolve: Resolve
+    fail_open_pool: str
+    def __init__(self, name: _Optional[str] = ..., path: _Optional[str] = ..., path_prefix: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., operation: _Optional[_Union[Route.Operation, str]] = ..., pool: _Optional[str] = ..., when_full: _Optional[_Union[Route.WhenFull, str]] = ..., next_models: _Optional[_Iterable[str]] = ..., feature: _Optional[str] = ..., resolve: _Optional[_Union[Resolve, _Mapping[str, object]]] = ..., fail_open_pool: _Optional[str] = ...) -> None: ...
+
+class Resolve(_message.Message):
+    __slots__ = ("python", "deadline_ms", "max_batch", "on_failure", "fallback_model", "max_waiting")
+    class OnFailure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ON_FAILURE_UNSPECIFIED: _ClassVar[Resolve.OnFailure]
+        REFUSE: _ClassVar[Resolve.OnFailure]
+        KEEP_MODEL: _ClassVar[Resolve.OnFailure]
+        FALLBACK_MODEL: _ClassVar[Resolve.OnFailure]
+    ON_FAILURE_UNSPECIFIED: Resolve.OnFailure
+    REFUSE: Resolve.OnFailure
+    KEEP_MODEL: Resolve.OnFailure
+    FALLBACK_MODEL: Resolve.OnFailure
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
+    ON_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_MODEL_FIELD_NUMBER: _ClassVar[int]
+    MAX_WAITING_FIELD_NUMBER: _ClassVar[int]
+    python: str
+    deadline_ms: int
+    max_batch: int
+    on_failure: Resolve.OnFailure
+    fallback_model: str
+    max_waiting: int
+    def __init__(self, python: _Optional[str] = ..., deadline_ms: _Optional[int] = ..., max_batch: _Optional[int] = ..., on_failure: _Optional[_Union[Resolve.OnFailure, str]] = ..., fallback_model: _Optional[str] = ..., max_waiting: _Optional[int] = ...) -> None: ...
+
+class Cache(_message.Message):
+    __slots__ = ("max_bytes", "max_entry_bytes", "ttl_ms", "capture_max_bytes", "capture_total_bytes", "follow_ms", "max_followers", "max_followers_total")
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_ENTRY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_FOLLOWERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_FOLLOWERS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    max_bytes: int
+    max_entry_bytes: int
+    ttl_ms: int
+    capture_max_bytes: int
+    capture_total_bytes: int
+    follow_ms: int
+    max_followers: int
+    max_followers_total: int
+    def __init__(self, max_bytes: _Optional[int] = ..., max_entry_bytes: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., capture_max_bytes: _Optional[int] = ..., capture_total_bytes: _Optional[int] = ..., follow_ms: _Optional[int] = ..., max_followers: _Optional[int] = ..., max_followers_total: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,409 @@
+//! Owns: the stages on a body, in their order: read, authorise, limit, resolve, recall, count, place, reserve, shape.
+//! Must not know: how a body arrived, how a stage of a person is run.
+//! On failure: closed; the first stage that fails names the refusal, and the session gives back what was taken.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::place::{Onward, full_status};
+use super::recall::{Recall, Waiter};
+use super::session::Session;
+use super::take::Placed;
+use super::{Answer, Clock, Engine, Forward};
+use crate::json::{Bounds, Document};
+use crate::policy::pb::model::Capability;
+use crate::policy::pb::resolve::OnFailure;
+use crate::policy::pb::route::{Operation, WhenFull};
+use crate::policy::{ModelPolicy, ResolvePolicy};
+use crate::pool::NoPlace;
+use crate::record::Stage;
+use crate::refusal::Refusal;
+use crate::request::{Asked, Shape, shape};
+use crate::tokens::{Count, count_chat, count_prompt};
+
+/// What follows from the body.
+#[derive(Debug)]
+pub enum BodyStep {
+    /// Answered by us
+    Answer(Answer),
+    /// On to the upstream
+    Forward(Forward),
+    /// Ask the person's stage, tell the session ([`Session::resolved`]), and call again with the same body
+    Resolve(StageCall),
+    /// Wait for the waiter to be called or for this time, tell the session ([`Session::followed`]), and call again
+    Follow {
+        /// The end of the wait, on the engine's clock
+        until_ns: u64,
+    },
+}
+
+/// What a person's stage is asked, and how.
+#[derive(Debug, Clone)]
+pub struct StageCall {
+    /// `package.module:function`
+    pub target: Arc<str>,
+    /// How long it may take
+    pub deadline_ns: u64,
+    /// Requests in one call
+    pub max_batch: usize,
+    /// Requests that may wait
+    pub max_waiting: usize,
+    /// The request's view: who, what for, which model it named
+    pub view: StageView,
+}
+
+/// A request as a person's stage sees it. The body itself is passed beside it.
+#[derive(Debug, Clone)]
+pub struct StageView {
+    /// The model as it was named
+    pub model: String,
+    /// The route
+    pub route: Arc<str>,
+    /// The tenant
+    pub tenant: Arc<str>,
+    /// The user; empty: none
+    pub user: Arc<str>,
+    /// The feature; empty: none
+    pub feature: Arc<str>,
+    /// Class of service; empty: none
+    pub tier: Arc<str>,
+    /// Tools are offered
+    pub tools: bool,
+    /// Images are sent
+    pub vision: bool,
+    /// JSON is demanded
+    pub json: bool,
+    /// A stream is asked for
+    pub stream: bool,
+}
+
+/// What a person's stage answered.
+#[derive(Debug, Clone)]
+pub enum Resolution {
+    /// This model, for this reason
+    Model {
+        /// A name or alias of the policy
+        model: String,
+        /// Any words, for the record's trace
+        reason: String,
+    },
+    /// It was slow, failing or absent
+    Failed(&'static str),
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Decides on the whole body. `waiter` makes what a follower is told through; it is called only when needed.
+    ///
+    /// After [`BodyStep::Resolve`] and [`BodyStep::Follow`] it is called again with the same body; the stages before
+    /// are passed over or give the same result.
+    pub fn body(
+        &self,
+        session: &mut Session,
+        body: &[u8],
+        waiter: &mut dyn FnMut() -> Waiter,
+        clock: &impl Clock,
+    ) -> BodyStep {
+        session.wake(clock);
+        match self.decide(session, body, waiter, clock) {
+            Ok(BodyStep::Answer(answer)) => {
+                let reason = session.record.cache.name();
+                BodyStep::Answer(self.answered(session, answer, reason, clock))
+            }
+            Ok(step) => step,
+            Err(refusal) => BodyStep::Answer(self.refuse(session, &refusal)),
+        }
+    }
+
+    fn decide(
+        &self,
+        session: &mut Session,
+        body: &[u8],
+        waiter: &mut dyn FnMut() -> Waiter,
+        clock: &impl Clock,
+    ) -> Result<BodyStep, Refusal> {
+        let live = session.live.clone();
+        let snapshot = &live.snapshot;
+        let route = snapshot.routes.get(session.route as usize).ok_or(Refusal::Internal)?;
+        if body.len() as u64 > snapshot.timing.max_body_bytes {
+            return Err(Refusal::TooLarge { limit_bytes: snapshot.timing.max_body_bytes });
+        }
+        let bounds = Bounds { depth: snapshot.timing.max_json_depth, ..Bounds::default() };
+        let document = Document::parse(body, bounds).map_err(|e| Refusal::Json(e.to_string()))?;
+        let asked = Asked::read(document, route.operation)?;
+        session.record.asked.clone_from(&asked.model);
+        session.mark(Stage::Read, clock);
+        session.note(Stage::Read, || format!("{} bytes ask `{}`", body.len(), asked.model));
+
+        // A name that only the person's stage understands is not looked up before it.
+        let named = match (snapshot.model_named(&asked.model), &route.resolve) {
+            (Some(at), _) => {
+                self.authorise(session, at)?;
+                Some(at)
+            }
+            (None, Some(_)) => None,
+            (None, None) => return Err(Refusal::UnknownModel(asked.model.clone())),
+        };
+        session.mark(Stage::Authorise, clock);
+        session.note(Stage::Authorise, || match named {
+            Some(_) => format!("the key may use `{}`", asked.model),
+            None => format!("`{}` is for the stage to name", asked.model),
+        });
+        self.take_caller_limits(session, clock)?;
+
+        let model = match (&route.resolve, session.resolution.take()) {
+            (None, _) => named.ok_or_else(|| Refusal::UnknownModel(asked.model.clone()))?,
+            (Some(resolve), None) => {
+                return Ok(BodyStep::Resolve(self.stage_call(session, resolve, &asked)));
+            }
+            (Some(resolve), Some(resolution)) => {
+                let model = self.resolve(session, resolve, &resolution, named)?;
+                session.resolution = Some(resolution);
+                model
+            }
+        };
+        session.mark(Stage::Resolve, clock);
+
+        let mut last = NoPlace::Unhealthy;
+        let next: &[u32] = if route.when_full == WhenFull::NextModel { &route.next_models } else { &[] };
+        for (i, &at) in std::iter::once(&model).chain(next).enumerate() {
+            let Some(policy) = snapshot.models.get(at as usize) else { continue };
+            if i > 0 && self.authorise(session, at).and_then(|()| capable(policy, &asked)).is_err() {
+                continue;
+            }
+            if i == 0 {
+                capable(policy, &asked)?;
+            } else {
+                session.record.reason = "the model before was full";
+                // The answer would be another one's: whoever follows is freed.
+                session.aboard = None;
+            }
+            session.record.model = policy.name.clone();
+            match self.try_model(session, &asked, at, waiter, clock) {
+                Ok(step) => return Ok(step),
+                Err(Stop::NoPlace(no)) => last = no,
+                Err(Stop::Refuse(refusal)) if i == 0 => return Err(refusal),
+                Err(Stop::Refuse(_)) => {}
+            }
+        }
+        let name = snapshot.models.get(model as usize).map_or("", |m| &*m.name).to_owned();
+        Err(match last {
+            NoPlace::Full => Refusal::PoolFull { model: name, status: full_status(route.when_full) },
+            NoPlace::Unhealthy => Refusal::NoPool(name),
+        })
+    }
+
+    /// Everything that depends on the model: recall, count, place, reserve, shape.
+    fn try_model(
+        &self,
+        session: &mut Session,
+        asked: &Asked<'_>,
+        at: u32,
+        waiter: &mut dyn FnMut() -> Waiter,
+        clock: &impl Clock,
+    ) -> Result<BodyStep, Stop> {
+        let live = session.live.clone();
+        let model = live.snapshot.models.get(at as usize).ok_or(Refusal::Internal)?;
+        let feature = live.snapshot.features.get(session.caller.feature as usize);
+        let cap = output_cap(asked, model.max_output_tokens, feature.map_or(0, |f| f.max_output_tokens));
+        let fill = match self.recall(session, asked, at, cap, waiter, clock) {
+            Recall::Answer(answer) => return Ok(BodyStep::Answer(answer)),
+            Recall::Follow { until_ns } => return Ok(BodyStep::Follow { until_ns }),
+            Recall::Ask(fill) => fill,
+        };
+        let count = match asked.operation {
+            Operation::ChatCompletions => count_chat(&model.rules, Some(&self.memo), &asked.document),
+            Operation::TextCompletions => count_field(model, &self.memo, asked, "prompt"),
+            _ => count_field(model, &self.memo, asked, "input"),
+        };
+        session.record.prompt_tokens = count.tokens;
+        session.record.exact = count.exact;
+        let cap = fit_window(model, asked, cap, count.tokens)?;
+        let bound = count
+            .tokens
+            .saturating_add(count.margin_tokens)
+            .saturating_add(cap.unwrap_or(0).saturating_mul(asked.choices));
+        session.record.bound_tokens = bound;
+        session.mark(Stage::Count, clock);
+        session.note(Stage::Count, || {
+            let how = if count.exact { "exactly" } else { "by estimate" };
+            format!("{} prompt tokens {how}, margin {}, bound {bound}", count.tokens, count.margin_tokens)
+        });
+        let (lease, pool) = self.place(session, model, bound, clock).map_err(Stop::NoPlace)?;
+        let placed = Placed { model: Some(at), pool, bound_tokens: bound };
+        self.take_placed_limits(session, &placed, clock)?;
+        let output_tokens = if asked.operation == Operation::Embedding { None } else { cap };
+        let body = shape(asked, Shape { model: &model.upstream_name, output_tokens });
+        let counters = &self.metrics.counters;
+        counters.prompt_tokens.fetch_add(count.tokens, Relaxed);
+        counters.bound_tokens.fetch_add(bound, Relaxed);
+        let price_revision = model.prices.as_ref().map(|p| p.revision.clone()).unwrap_or_default();
+        let onward = Onward { body, fill, buffered: true, price_revision };
+        Ok(BodyStep::Forward(self.forward(session, lease, onward, clock)?))
+    }
+
+    fn authorise(&self, session: &Session, model: u32) -> Result<(), Refusal> {
+        let allowed = session.key().is_some_and(|k| k.models.allows(model));
+        if allowed {
+            return Ok(());
+        }
+        let name = session.live.snapshot.models.get(model as usize).map_or("", |m| &*m.name);
+        Err(Refusal::ModelForbidden(name.to_owned()))
+    }
+
+    fn stage_call(&self, session: &Session, resolve: &ResolvePolicy, asked: &Asked<'_>) -> StageCall {
+        StageCall {
+            target: resolve.target.clone(),
+            deadline_ns: resolve.deadline_ns,
+            max_batch: resolve.max_batch,
+            max_waiting: resolve.max_waiting,
+            view: StageView {
+                model: asked.model.clone(),
+                route: session.record.route.clone(),
+                tenant: session.record.tenant.clone(),
+                user: session.record.user.clone(),
+                feature: session.record.feature.clone(),
+                tier: session.key().map(|k| k.tier.clone()).unwrap_or_default(),
+                tools: asked.tools,
+                vision: asked.vision,
+                json: asked.json,
+                stream: asked.stream,
+            },
+        }
+    }
+
+    fn resolve(
+        &self,
+        session: &mut Session,
+        resolve: &ResolvePolicy,
+        resolution: &Resolution,
+        named: Option<u32>,
+    ) -> Result<u32, Refusal> {
+        let failure = match resolution {
+            Resolution::Model { model, reason } => match session.live.snapshot.model_named(model) {
+                Some(at) => {
+                    self.authorise(session, at)?;
+                    session.record.reason = "the stage named the model";
+                    session.note(Stage::Resolve, || format!("`{}` named `{model}`: {reason}", resolve.target));
+                    return Ok(at);
+                }
+                None => "the stage named a model that does not exist",
+            },
+            Resolution::Failed(why) => why,
+        };
+        self.metrics.counters.stage_failures.fetch_add(1, Relaxed);
+        session.record.reason = failure;
+        session.note(Stage::Resolve, || format!("`{}` failed: {failure}", resolve.target));
+        match resolve.on_failure {
+            OnFailure::KeepModel => named.ok_or(Refusal::Stage),
+            OnFailure::FallbackModel => {
+                let at = resolve.fallback.ok_or(Refusal::Stage)?;
+                self.authorise(session, at)?;
+                Ok(at)
+            }
+            OnFailure::Refuse | OnFailure::Unspecified => Err(Refusal::Stage),
+        }
+    }
+
+    /// Ends a session with an answer of ours.
+    pub(super) fn answered(
+        &self,
+        session: &mut Session,
+        answer: Answer,
+        reason: &'static str,
+        clock: &impl Clock,
+    ) -> Answer {
+        session.taken.answered(clock.now_ns());
+        session.record.outcome = "answer";
+        session.record.reason = reason;
+        session.record.status = answer.status;
+        self.metrics.decided(&session.record);
+        self.records.push((*session.record).clone());
+        answer
+    }
+
+    /// Ends a session with a refusal.
+    pub(super) fn refuse(&self, session: &mut Session, refusal: &Refusal) -> Answer {
+        session.aboard = None;
+        let answer = Answer::refusal(session.id(), refusal);
+        session.record.outcome = refusal.code();
+        session.record.status = answer.status;
+        self.metrics.decided(&session.record);
+        self.records.push((*session.record).clone());
+        answer
+    }
+}
+
+/// Why a model was not taken.
+enum Stop {
+    NoPlace(NoPlace),
+    Refuse(Refusal),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refuse(refusal)
+    }
+}
+
+fn count_field(model: &ModelPolicy, memo: &crate::tokens::Memo, asked: &Asked<'_>, field: &str) -> Count {
+    asked.document.get(field).map(|value| count_prompt(&model.rules, Some(memo), value)).unwrap_or_default()
+}
+
+fn capable(model: &ModelPolicy, asked: &Asked<'_>) -> Result<(), Refusal> {
+    let (base, name) = match asked.operation {
+        Operation::ChatCompletions => (Capability::Chat, "chat completions"),
+        Operation::TextCompletions => (Capability::Completions, "text completions"),
+        _ => (Capability::Embeddings, "embeddings"),
+    };
+    let needs = [
+        (true, base, name),
+        (asked.tools, Capability::Tools, "tools"),
+        (asked.vision, Capability::Vision, "images"),
+        (asked.json, Capability::Json, "a JSON response format"),
+    ];
+    for (needed, capability, what) in needs {
+        if needed && !model.capabilities.has(capability) {
+            return Err(Refusal::Incapable { model: model.name.to_string(), what });
+        }
+    }
+    Ok(())
+}
+
+/// The smallest of what was asked, what the model and what the feature allow; `None`: nobody says.
+fn output_cap(asked: &Asked<'_>, model: u64, feature: u64) -> Option<u64> {
+    if asked.operation == Operation::Embedding {
+        return None;
+    }
+    [asked.output_cap.map_or(0, |c| c.tokens), model, feature].into_iter().filter(|&t| t > 0).min()
+}
+
+/// Prompt and output must fit the window. A bound that the request did not ask for is lowered to fit.
+fn fit_window(
+    model: &ModelPolicy,
+    asked: &Asked<'_>,
+    cap: Option<u64>,
+    prompt_tokens: u64,
+) -> Result<Option<u64>, Refusal> {
+    let window = model.context_window_tokens;
+    if window == 0 || asked.operation == Operation::Embedding && prompt_tokens <= window {
+        return Ok(cap);
+    }
+    // Many prompts in one request have a window each; their sum is no prompt.
+    if asked.operation != Operation::ChatCompletions && asked.choices > 1 {
+        return Ok(cap);
+    }
+    let explicit = asked.output_cap.is_some();
+    let output = if explicit { cap.unwrap_or(1) } else { 1 };
+    let needed = prompt_tokens.saturating_add(output);
+    if needed > window {
+        return Err(Refusal::Window {
+            model: model.name.to_string(),
+            asked_tokens: needed,
+            window_tokens: window,
+            prompt_tokens,
+        });
+    }
+    Ok(cap.map(|c| c.min(window - prompt_tokens)))
+}

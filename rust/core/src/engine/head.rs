@@ -1,0 +1,201 @@
+//! Owns: the first stages, on headers alone: identify, route, and the whole decision where no body is read.
+//! Must not know: bodies.
+//! On failure: closed; a stranger is refused here, before a byte of its body is buffered.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use sha2::{Digest, Sha256};
+
+use super::session::{Caller, Session, Taken};
+use super::{Answer, Clock, Engine, Forward};
+use crate::policy::pb::pool::Protocol;
+use crate::policy::pb::route::Operation;
+use crate::pool;
+use crate::record::{Record, Stage};
+use crate::refusal::Refusal;
+use crate::request::Head;
+
+/// What follows from the head.
+#[derive(Debug)]
+pub enum HeadStep {
+    /// Answered, nothing else will come
+    Answer(Answer),
+    /// Decided by headers alone
+    Forward(Forward),
+    /// The body is needed, at most this many bytes
+    Body(Box<Session>),
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Decides as far as headers allow. `id` is fresh and random.
+    pub fn head(&self, head: Result<Head<'_>, Refusal>, id: u128, clock: &impl Clock) -> HeadStep {
+        self.head_as(head, id, None, clock)
+    }
+
+    /// As [`Engine::head`]; with `key_id` the caller is that key, whatever the headers say (for `explain`).
+    pub(super) fn head_as(
+        &self,
+        head: Result<Head<'_>, Refusal>,
+        id: u128,
+        key_id: Option<&str>,
+        clock: &impl Clock,
+    ) -> HeadStep {
+        let live = self.live.load_full();
+        let mut record = Box::new(Record { id, unix_ns: clock.unix_ns(), ..Record::default() });
+        record.policy = live.snapshot.revision.clone();
+        let mut session = Session::new(live, record, Taken::new(self.limiter.clone()), clock);
+        if key_id.is_some() {
+            session.trace = Some(Vec::new());
+        }
+        let outcome = match head {
+            Ok(head) => self.identify(&mut session, &head, key_id, clock),
+            Err(refusal) => Err(refusal),
+        };
+        match outcome {
+            Ok(Operation::ListModels) => self.list_models(session, clock),
+            Ok(Operation::Forward | Operation::Kserve) => match self.forward_head(&mut session, clock) {
+                Ok(forward) => HeadStep::Forward(forward),
+                Err(refusal) => HeadStep::Answer(self.refuse(&mut session, &refusal)),
+            },
+            Ok(_) => HeadStep::Body(Box::new(session)),
+            Err(refusal) => {
+                session.mark(Stage::Identify, clock);
+                session.note(Stage::Identify, || refusal.wire().message);
+                HeadStep::Answer(self.refuse(&mut session, &refusal))
+            }
+        }
+    }
+
+    fn identify(
+        &self,
+        session: &mut Session,
+        head: &Head<'_>,
+        key_id: Option<&str>,
+        clock: &impl Clock,
+    ) -> Result<Operation, Refusal> {
+        if self.draining.load(Relaxed) {
+            return Err(Refusal::Draining);
+        }
+        session.is_grpc = head.is_grpc();
+        let live = session.live.clone();
+        let snapshot = &live.snapshot;
+        let at = match key_id {
+            Some(id) => snapshot.key_by_id(id).ok_or(Refusal::UnknownKey)?,
+            None => {
+                let presented = head.key.ok_or(Refusal::MissingKey)?;
+                snapshot.key_by_digest(&Sha256::digest(presented).into()).ok_or(Refusal::UnknownKey)?
+            }
+        };
+        let key = snapshot.key(at).ok_or(Refusal::UnknownKey)?;
+        let tenant = snapshot.tenants.get(key.tenant as usize).ok_or(Refusal::UnknownKey)?;
+        session.record.key = key.id.clone();
+        session.record.tenant = tenant.name.clone();
+        if key.disabled || (key.expires_unix_ms != 0 && clock.unix_ns() / 1_000_000 >= key.expires_unix_ms) {
+            return Err(Refusal::ExpiredKey);
+        }
+        let route_at = snapshot.route(head.method, head.path).ok_or_else(|| {
+            if snapshot.path_is_listed(head.path) {
+                Refusal::WrongMethod(head.method.to_owned())
+            } else {
+                Refusal::UnknownPath(head.path.to_owned())
+            }
+        })?;
+        let route = snapshot.routes.get(route_at as usize).ok_or(Refusal::Internal)?;
+        let feature = match route.feature {
+            Some(feature) => feature,
+            None if head.feature.is_empty() => snapshot.no_feature(),
+            None => {
+                let named = snapshot.feature_named(head.feature);
+                let feature = named.ok_or_else(|| Refusal::UnknownFeature(head.feature.to_owned()))?;
+                if key.features.as_ref().is_some_and(|f| !f.contains(&feature)) {
+                    return Err(Refusal::FeatureForbidden(head.feature.to_owned()));
+                }
+                feature
+            }
+        };
+        session.route = route_at;
+        session.caller = Caller {
+            key: at,
+            user: key.user.clone().unwrap_or_else(|| Arc::from(head.user)),
+            feature,
+            address: Box::from(head.client_address),
+        };
+        session.cache_control = head.cache_control;
+        session.record.route = route.name.clone();
+        session.record.user = session.caller.user.clone();
+        session.record.feature = snapshot.features.get(feature as usize).map(|f| f.name.clone()).unwrap_or_default();
+        if matches!(
+            route.operation,
+            Operation::ChatCompletions | Operation::TextCompletions | Operation::Embedding
+        ) {
+            body_is_readable(head, snapshot.timing.max_body_bytes)?;
+        }
+        session.mark(Stage::Identify, clock);
+        session.note(Stage::Identify, || {
+            format!("key `{}` of tenant `{}` on route `{}`", key.id, tenant.name, route.name)
+        });
+        Ok(route.operation)
+    }
+
+    fn list_models(&self, mut session: Session, clock: &impl Clock) -> HeadStep {
+        if let Err(refusal) = self.take_caller_limits(&mut session, clock) {
+            return HeadStep::Answer(self.refuse(&mut session, &refusal));
+        }
+        let live = session.live.clone();
+        match session.key() {
+            Some(key) => {
+                let answer = Answer::models(session.id(), &live, key);
+                HeadStep::Answer(self.answered(&mut session, answer, "models of the key", clock))
+            }
+            None => HeadStep::Answer(self.refuse(&mut session, &Refusal::Internal)),
+        }
+    }
+
+    /// Decides a request whose body is not read.
+    fn forward_head(&self, session: &mut Session, clock: &impl Clock) -> Result<Forward, Refusal> {
+        self.take_caller_limits(session, clock)?;
+        let live = session.live.clone();
+        let route = live.snapshot.routes.get(session.route as usize).ok_or(Refusal::Internal)?;
+        let at = match route.pool {
+            Some(pool) => pool,
+            None => {
+                let kserve = live.snapshot.pools.iter().position(|p| p.protocol == Protocol::KserveGrpc);
+                kserve.ok_or_else(|| Refusal::NoPool(route.name.to_string()))? as u32
+            }
+        };
+        let (Some(policy), Some(state)) = (live.snapshot.pools.get(at as usize), live.pools.get(at as usize)) else {
+            return Err(Refusal::Internal);
+        };
+        let lease = pool::pick(&[(state, policy.max_concurrency)], 0, clock.now_ns()).map_err(|no| match no {
+            pool::NoPlace::Full => Refusal::PoolFull {
+                model: policy.name.to_string(),
+                status: super::place::full_status(route.when_full),
+            },
+            pool::NoPlace::Unhealthy => Refusal::NoPool(policy.name.to_string()),
+        })?;
+        session.record.pool = policy.name.clone();
+        session.mark(Stage::Place, clock);
+        session.note(Stage::Place, || format!("pool `{}`, named by the route", policy.name));
+        self.take_placed_limits(session, &super::take::Placed { model: None, pool: at, bound_tokens: 0 }, clock)?;
+        self.forward(session, lease, super::place::Onward::default(), clock)
+    }
+}
+
+fn body_is_readable(head: &Head<'_>, max_body_bytes: u64) -> Result<(), Refusal> {
+    if head.end_stream {
+        return Err(Refusal::Json("the body is empty; send a JSON object".into()));
+    }
+    if !head.is_json() {
+        return Err(Refusal::ContentType(head.content_type.to_owned()));
+    }
+    if head.is_encoded() {
+        return Err(Refusal::Encoding(head.content_encoding.to_owned()));
+    }
+    if head.content_length.is_some_and(|n| n > max_body_bytes) {
+        return Err(Refusal::TooLarge { limit_bytes: max_body_bytes });
+    }
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! Owns: the decision, from a request's head to its end; the only place where the parts meet.
+//! Must not know: gRPC, sockets, threads, what time it is (a [`Clock`] is passed in).
+//! On failure: closed; what cannot be decided is refused, and what was taken for it is given back.
+//!
+//! ```text
+//! head    identify, route                      -> Answer | Forward | Body (send the body)
+//! body    read .. shape                        -> Answer | Forward | Resolve | Follow
+//! end     stream closed, access log, batch, expiry: the first frees the slot, the log settles
+//! ```
+
+mod answer;
+mod batch;
+mod body;
+mod capture;
+mod end;
+mod explain;
+mod head;
+mod live;
+mod place;
+mod recall;
+mod session;
+mod take;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+
+pub use answer::{Answer, Forward, MetaValue};
+pub use batch::BatchCaller;
+pub use body::{BodyStep, Resolution, StageCall};
+pub use capture::Capture;
+pub use end::{LogEntry, Open};
+pub use explain::{ExplainRequest, explain};
+pub use head::HeadStep;
+pub use live::{CacheRuntime, Live};
+pub use recall::{FollowOutcome, Waiter};
+pub use session::Session;
+
+use crate::key::KeySecret;
+use crate::limit::{HashKey, Limiter, LimiterConfig, ReservationConfig, ReservationTable};
+use crate::metrics::{Metrics, push_gauge};
+use crate::policy::{Finding, Snapshot};
+use crate::pool::{PoolView, Pools};
+use crate::record::Ring;
+use crate::tokens::Memo;
+
+/// Where time comes from.
+pub trait Clock {
+    /// Monotonic nanoseconds since some start.
+    fn now_ns(&self) -> u64;
+    /// Nanoseconds since 1970.
+    fn unix_ns(&self) -> u64;
+}
+
+/// What an engine is made with. Sizes are fixed for its life; the policy's are taken from the first one.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Keys the hashes of cached answers and of limit scopes: 32 bytes, secret
+    pub secret: [u8; 32],
+    /// Who this process is, in metadata
+    pub owner: Arc<str>,
+    /// Reservations open at once
+    pub max_reservations: usize,
+    /// Limit buckets at once
+    pub max_buckets: usize,
+    /// Decision records kept
+    pub max_records: usize,
+    /// Messages whose token count is remembered
+    pub memo_entries: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            secret: [0; 32],
+            owner: Arc::from("forebay"),
+            max_reservations: 262_144,
+            max_buckets: 1_048_576,
+            max_records: 8_192,
+            memo_entries: 65_536,
+        }
+    }
+}
+
+/// The decision and all its state. Shared between threads.
+#[derive(Debug)]
+pub struct Engine {
+    live: ArcSwap<Live>,
+    secret: KeySecret,
+    scope_key: HashKey,
+    owner: Arc<str>,
+    limiter: Arc<Limiter>,
+    open: ReservationTable<Open>,
+    memo: Memo,
+    pools: Pools,
+    records: Ring,
+    metrics: Metrics,
+    draining: AtomicBool,
+    last_tick_ns: AtomicU64,
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// An engine under a first policy.
+    pub fn new(config: EngineConfig, snapshot: Snapshot) -> Self {
+        let pools = Pools::default();
+        let live = Live::new(snapshot, &pools, None);
+        let scope_key = blake3::derive_key("forebay limit scopes v1", &config.secret);
+        let cache_key = blake3::derive_key("forebay cache keys v1", &config.secret);
+        Self {
+            live: ArcSwap::from_pointee(live),
+            secret: KeySecret::new(cache_key),
+            scope_key: HashKey::new(scope_key),
+            owner: config.owner,
+            limiter: Arc::new(Limiter::new(LimiterConfig {
+                max_buckets: config.max_buckets,
+                ..LimiterConfig::default()
+            })),
+            open: ReservationTable::new(ReservationConfig {
+                max_reservations: config.max_reservations,
+                ..ReservationConfig::default()
+            }),
+            memo: Memo::new(config.memo_entries),
+            pools,
+            records: Ring::new(config.max_records),
+            metrics: Metrics::default(),
+            draining: AtomicBool::new(false),
+            last_tick_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// Puts a policy into force, at once and whole. Counters, places in flight and, where its bounds stay, the cache
+    /// live on. An invalid one changes nothing.
+    pub fn swap(&self, policy: &[u8]) -> Result<Arc<str>, Vec<Finding>> {
+        match crate::policy::compile(policy) {
+            Ok(snapshot) => {
+                let revision = snapshot.revision.clone();
+                let before = self.live.load_full();
+                self.live.store(Arc::new(Live::new(snapshot, &self.pools, Some(&before))));
+                self.metrics.counters.policies.fetch_add(1, Relaxed);
+                Ok(revision)
+            }
+            Err(findings) => {
+                self.metrics.counters.policies_refused.fetch_add(1, Relaxed);
+                Err(findings)
+            }
+        }
+    }
+
+    /// The policy in force, with what belongs to it.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The last decision records, oldest first, as a JSON array.
+    pub fn records_json(&self, limit: usize) -> String {
+        self.records.json(limit)
+    }
+
+    /// Says whether Envoy has a pool and finds it healthy.
+    pub fn observe_pool(&self, name: &str, routable: bool, healthy: bool) {
+        self.pools.observe(name, routable, healthy);
+    }
+
+    /// Every pool's state.
+    pub fn pool_views(&self, now_ns: u64) -> Vec<PoolView> {
+        self.pools.view(now_ns)
+    }
+
+    /// From now on new requests are refused; those in flight go on.
+    pub fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Whether new requests are refused.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Reservations that are open.
+    pub fn open_reservations(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The Prometheus text.
+    pub fn metrics_text(&self, now_ns: u64) -> String {
+        let mut out = String::with_capacity(16 << 10);
+        self.metrics.render(&mut out);
+        push_gauge(&mut out, "forebay_open_reservations", "reservations that nothing ended yet", self.open.len() as u64);
+        let (records, overwritten) = self.records.counts();
+        push_gauge(&mut out, "forebay_records", "decision records made", records);
+        push_gauge(&mut out, "forebay_records_overwritten", "decision records overwritten unread", overwritten);
+        let limits = self.limiter.stats();
+        push_gauge(&mut out, "forebay_limit_buckets", "limit buckets held", limits.buckets as u64);
+        push_gauge(&mut out, "forebay_limit_overflowed", "claims charged to a shared bucket", limits.overflowed);
+        let live = self.live.load();
+        if let Some(cache) = &live.cache {
+            cache.render(&mut out);
+        }
+        let pools = self.pools.view(now_ns);
+        for (name, help, value) in [
+            ("forebay_pool_requests", "requests in flight at a pool", (|p| u64::from(p.requests)) as fn(&PoolView) -> u64),
+            ("forebay_pool_reserved_tokens", "tokens reserved in flight at a pool", |p| p.tokens),
+            ("forebay_pool_routable", "1: Envoy has the pool", |p| u64::from(p.routable)),
+            ("forebay_pool_healthy", "1: the pool is healthy", |p| u64::from(p.healthy)),
+        ] {
+            use std::fmt::Write as _;
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+            for pool in &pools {
+                let _ = writeln!(out, "{name}{{pool=\"{}\"}} {}", pool.name, value(pool));
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,168 @@
+//! Owns: which pool a model's request goes to, and making it ready: reservation opened, body shaped, metadata made.
+//! Must not know: how a pool's health is observed.
+//! On failure: closed; without a usable pool, a slot or room in the table the request is refused.
+
+use super::answer::MetaValue;
+use super::end::Open;
+use super::recall::Fill;
+use super::session::Session;
+use super::{Clock, Engine, Forward};
+use crate::limit::{Kind, Reservation};
+use crate::policy::pb::pool::Protocol;
+use crate::policy::pb::route::WhenFull;
+use crate::policy::{ModelPolicy, Snapshot};
+use crate::pool::{self, Lease, NoPlace};
+use crate::record::Stage;
+use crate::refusal::Refusal;
+
+/// What goes along to the upstream.
+#[derive(Debug, Default)]
+pub(super) struct Onward {
+    /// The changed body
+    pub body: Option<Vec<u8>>,
+    /// Keep the answer
+    pub fill: Option<Fill>,
+    /// The request was buffered: its stream stays open until the response ends
+    pub buffered: bool,
+    /// Which prices the bound was made with
+    pub price_revision: String,
+}
+
+/// The status of a refusal because all pools are full.
+pub(super) fn full_status(when_full: WhenFull) -> u16 {
+    if when_full == WhenFull::Full503 { 503 } else { 429 }
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// A place at one of the model's pools.
+    pub(super) fn place(
+        &self,
+        session: &mut Session,
+        model: &ModelPolicy,
+        bound_tokens: u64,
+        clock: &impl Clock,
+    ) -> Result<(Lease, u32), NoPlace> {
+        let live = session.live.clone();
+        let mut candidates = Vec::with_capacity(model.pools.len());
+        for &at in &model.pools {
+            if let (Some(state), Some(policy)) = (live.pools.get(at as usize), live.snapshot.pools.get(at as usize)) {
+                if policy.protocol == Protocol::Openai {
+                    candidates.push((state, policy.max_concurrency));
+                }
+            }
+        }
+        let result = pool::pick(&candidates, bound_tokens, clock.now_ns());
+        session.mark(Stage::Place, clock);
+        match result {
+            Ok(lease) => {
+                let at = live.snapshot.pool_named(lease.pool().name()).unwrap_or_default();
+                session.note(Stage::Place, || {
+                    format!("pool `{}`: the least loaded of {} candidates", lease.pool().name(), candidates.len())
+                });
+                Ok((lease, at))
+            }
+            Err(no) => {
+                session.note(Stage::Place, || format!("no pool of `{}`: {no:?}", model.name));
+                Err(no)
+            }
+        }
+    }
+
+    /// Opens the reservation and says the way. The session has nothing left to give back afterwards.
+    pub(super) fn forward(
+        &self,
+        session: &mut Session,
+        lease: Lease,
+        onward: Onward,
+        clock: &impl Clock,
+    ) -> Result<Forward, Refusal> {
+        let live = session.live.clone();
+        let id = session.id();
+        let pool = lease.pool().clone();
+        let batch = live
+            .snapshot
+            .pool_named(pool.name())
+            .and_then(|at| live.snapshot.pools.get(at as usize))
+            .is_some_and(|p| p.protocol == Protocol::KserveGrpc);
+        session.record.pool = pool.name().clone();
+        session.record.outcome = "forward";
+        let capture = onward.fill.is_some();
+        let metadata = self.metadata(session, &live.snapshot, &onward.price_revision);
+        session.mark(Stage::Shape, clock);
+        session.note(Stage::Shape, || match &onward.body {
+            Some(body) => format!("the body is rewritten, {} bytes", body.len()),
+            None => "the body goes on as it came".into(),
+        });
+        let record = session.record.clone();
+        self.metrics.decided(&record);
+        let now_ns = clock.now_ns();
+        let open = Open {
+            lease: Some(lease),
+            pool: pool.clone(),
+            fill: onward.fill,
+            buffered: onward.buffered,
+            record,
+            live: live.clone(),
+            key: session.caller.key,
+            feature: session.caller.feature,
+        };
+        let reservation = Reservation {
+            held: session.taken.hand_on(),
+            owner: open,
+            expires_ns: now_ns.saturating_add(live.snapshot.timing.reservation_ns),
+        };
+        if let Err(refused) = self.open.insert(id, reservation) {
+            // The table is full: what was taken is given back, followers are freed with the fill.
+            self.limiter.cancel(&refused.reservation.held, now_ns);
+            return Err(Refusal::Overloaded);
+        }
+        Ok(Forward { id, pool: pool.name().clone(), capture, batch, body: onward.body, metadata })
+    }
+
+    fn metadata(
+        &self,
+        session: &Session,
+        snapshot: &Snapshot,
+        price_revision: &str,
+    ) -> Vec<(&'static str, MetaValue)> {
+        let record = &session.record;
+        let mut out = Vec::with_capacity(16);
+        out.push(("id", MetaValue::Text(format!("{:032x}", record.id))));
+        out.push(("owner", MetaValue::Shared(self.owner.clone())));
+        for (name, value) in [
+            ("tenant", &record.tenant),
+            ("key", &record.key),
+            ("user", &record.user),
+            ("feature", &record.feature),
+            ("route", &record.route),
+            ("model", &record.model),
+            ("pool", &record.pool),
+        ] {
+            if !value.is_empty() {
+                out.push((name, MetaValue::Shared(value.clone())));
+            }
+        }
+        out.push(("cache", MetaValue::Word(record.cache.name())));
+        if record.bound_tokens > 0 {
+            out.push(("bound_tokens", MetaValue::Number(record.bound_tokens)));
+        }
+        if !price_revision.is_empty() {
+            out.push(("price_revision", MetaValue::Text(price_revision.to_owned())));
+        }
+        // Of several limits on one unit the client is told the one that it will meet first.
+        for (kind, limit_name, remaining_name) in [
+            (Kind::Requests, "limit_requests", "remaining_requests"),
+            (Kind::Tokens, "limit_tokens", "remaining_tokens"),
+        ] {
+            let tightest = session.taken.held().charges().filter(|c| c.kind == kind).min_by_key(|c| c.remaining);
+            if let Some(charge) = tightest {
+                let limit = snapshot.limits.get(charge.limit.0 as usize).map_or(0, |l| l.capacity);
+                out.push((limit_name, MetaValue::Number(limit)));
+                out.push((remaining_name, MetaValue::Number(charge.remaining)));
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,180 @@
+//! Owns: the rules of `models`: names and aliases, what a model can, where it is served, what it costs.
+//! Must not know: who may use it.
+//! On failure: a finding.
+
+use super::names::{self, Alphabet, Names};
+use super::{Report, pb};
+use pb::image_tokens::Rule;
+use pb::model::Capability;
+use pb::pool::Protocol;
+
+/// Far above any model, and small enough that tokens × price × choices stays within the engine's integers.
+const MOST_TOKENS: u64 = 1_000_000_000;
+/// A million USD for a million tokens.
+const MOST_PRICE: u64 = 1_000_000_000_000_000;
+
+pub(super) fn check(policy: &pb::Policy, names: &Names, report: &mut Report) {
+    let all = policy.models.iter().enumerate().flat_map(|(i, model)| {
+        let aliases = model.aliases.iter().enumerate();
+        let aliases = aliases.map(move |(j, alias)| (format!("models[{i}].aliases[{j}]"), alias.as_str()));
+        std::iter::once((format!("models[{i}].name"), model.name.as_str())).chain(aliases)
+    });
+    names::check_unique(all, report);
+    for (i, model) in policy.models.iter().enumerate() {
+        check_model(model, &format!("models[{i}]"), names, report);
+    }
+}
+
+fn check_model(model: &pb::Model, path: &str, names: &Names, report: &mut Report) {
+    names::check_name(&model.name, &format!("{path}.name"), Alphabet::Model, report);
+    for (field, list) in [("aliases", &model.aliases), ("tags", &model.tags)] {
+        for (i, name) in list.iter().enumerate() {
+            names::check_name(name, &format!("{path}.{field}[{i}]"), Alphabet::Model, report);
+        }
+    }
+    report.text(&format!("{path}.revision"), &model.revision, 128);
+    report.text(&format!("{path}.upstream_name"), &model.upstream_name, 256);
+    check_tokens(model, path, report);
+    check_prices(model, path, report);
+    check_capabilities(model, path, report);
+    check_pools(model, path, names, report);
+}
+
+/// Whether a model produces text, so that its output needs a bound.
+pub(super) fn writes_text(model: &pb::Model) -> bool {
+    model.capabilities().any(|c| matches!(c, Capability::Chat | Capability::Completions))
+}
+
+fn check_tokens(model: &pb::Model, path: &str, report: &mut Report) {
+    let tokenizer = model.tokenizer.as_str();
+    let estimate = tokenizer.strip_prefix("estimate:").is_some_and(|name| {
+        !name.is_empty()
+            && name.len() <= 64
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    });
+    if !matches!(tokenizer, "" | "o200k_base" | "cl100k_base") && !estimate {
+        let message = format!(
+            "`{}` is no tokenizer; write `o200k_base`, `cl100k_base`, or `estimate:NAME` such as `estimate:llama`",
+            names::shown(tokenizer)
+        );
+        report.error("unknown_tokenizer", format!("{path}.tokenizer"), message);
+    }
+    let image = format!("{path}.image_tokens");
+    match model.image_tokens.as_ref().map(|tokens| tokens.rule.as_ref()) {
+        None => {}
+        Some(None) => report.error("no_rule", image, "must be one of `tiles`, `patches` or `flat_tokens`"),
+        Some(Some(Rule::Tiles(rule))) => {
+            report.within(&format!("{image}.tiles.base_tokens"), rule.base_tokens, 1, 1_000_000);
+            report.within(&format!("{image}.tiles.tile_tokens"), rule.tile_tokens, 1, 1_000_000);
+        }
+        Some(Some(Rule::Patches(rule))) => {
+            if rule.cap == 0 {
+                report.error("no_cap", format!("{image}.patches.cap"), "must be given, such as 1536");
+            }
+            report.within(&format!("{image}.patches.cap"), rule.cap, 1, 1_000_000);
+            report.within(&format!("{image}.patches.multiplier_milli"), rule.multiplier_milli, 1, 1_000_000);
+        }
+        Some(Some(Rule::FlatTokens(tokens))) => {
+            report.within(&format!("{image}.flat_tokens"), *tokens, 1, 1_000_000);
+        }
+    }
+    report.within(&format!("{path}.context_window_tokens"), model.context_window_tokens, 1, MOST_TOKENS);
+    report.within(&format!("{path}.max_output_tokens"), model.max_output_tokens, 1, MOST_TOKENS);
+    if model.context_window_tokens != 0 && model.max_output_tokens > model.context_window_tokens {
+        let message = format!(
+            "`{}` is more than the whole window, context_window_tokens `{}`",
+            model.max_output_tokens, model.context_window_tokens
+        );
+        report.error("output_above_window", format!("{path}.max_output_tokens"), message);
+    }
+}
+
+fn check_prices(model: &pb::Model, path: &str, report: &mut Report) {
+    let path = format!("{path}.prices");
+    let Some(prices) = &model.prices else {
+        let only_tensors = model.capabilities().all(|c| c == Capability::Tensors);
+        if !only_tensors {
+            report.warn(
+                "no_prices",
+                path,
+                "the model has no prices, so its cost is unknown and never counted",
+            );
+        }
+        return;
+    };
+    let prompt = prices.prompt_nanousd_per_million_tokens;
+    let cached = prices.cached_prompt_nanousd_per_million_tokens;
+    report.within(&format!("{path}.prompt_nanousd_per_million_tokens"), prompt, 1, MOST_PRICE);
+    let output = prices.output_nanousd_per_million_tokens;
+    report.within(&format!("{path}.output_nanousd_per_million_tokens"), output, 1, MOST_PRICE);
+    let cached_path = format!("{path}.cached_prompt_nanousd_per_million_tokens");
+    report.within(&cached_path, cached, 1, MOST_PRICE);
+    if cached > prompt {
+        report.warn(
+            "cached_dearer",
+            cached_path,
+            format!("`{cached}` is dearer than an uncached prompt, `{prompt}`"),
+        );
+    }
+    report.text(&format!("{path}.revision"), &prices.revision, 128);
+}
+
+fn check_capabilities(model: &pb::Model, path: &str, report: &mut Report) {
+    let path = format!("{path}.capabilities");
+    for (i, number) in model.capabilities.iter().enumerate() {
+        if Capability::try_from(*number).unwrap_or_default() == Capability::Unspecified {
+            report.error("unknown_value", format!("{path}[{i}]"), format!("`{number}` is no capability"));
+        }
+    }
+    let has = |wanted: Capability| model.capabilities().any(|c| c == wanted);
+    let serves = [Capability::Chat, Capability::Completions, Capability::Embeddings, Capability::Tensors];
+    if !serves.into_iter().any(has) {
+        let message = "must list what the model serves: `CHAT`, `COMPLETIONS`, `EMBEDDINGS` or `TENSORS`";
+        report.error("no_capability", path, message);
+        return;
+    }
+    for extra in [Capability::Tools, Capability::Vision, Capability::Json] {
+        if has(extra) && !has(Capability::Chat) {
+            let name = extra.as_str_name();
+            report.warn(
+                "capability_unused",
+                path.as_str(),
+                format!("`{name}` means something only with `CHAT`"),
+            );
+        }
+    }
+}
+
+fn check_pools(model: &pb::Model, path: &str, names: &Names, report: &mut Report) {
+    if model.pools.is_empty() {
+        report.error("no_pool", format!("{path}.pools"), "must list at least one pool that serves the model");
+    }
+    for (i, name) in model.pools.iter().enumerate() {
+        let path = format!("{path}.pools[{i}]");
+        if model.pools.iter().take(i).any(|earlier| earlier == name) {
+            report.error("duplicate_reference", path, format!("`{}` is listed twice", names::shown(name)));
+            continue;
+        }
+        let Some(pool) = names.check_pool(name, path.clone(), report) else { continue };
+        let protocol = pool.protocol();
+        for capability in model.capabilities() {
+            let needed = match capability {
+                Capability::Chat | Capability::Completions | Capability::Embeddings => Protocol::Openai,
+                Capability::Tensors => Protocol::KserveGrpc,
+                Capability::Unspecified | Capability::Tools | Capability::Vision | Capability::Json => {
+                    continue;
+                }
+            };
+            if protocol != needed && protocol != Protocol::Unspecified {
+                let message = format!(
+                    "`{}` speaks `{}`, and `{}` needs `{}`; give the model a pool that speaks it",
+                    names::shown(name),
+                    protocol.as_str_name(),
+                    capability.as_str_name(),
+                    needed.as_str_name()
+                );
+                report.error("protocol_mismatch", path.as_str(), message);
+            }
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Owns: the engine and one request in it, as classes.
+//! Must not know: servers.
+//! On failure: a policy that is refused raises; a decision never raises, it is an answer.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use forebay_core::cache::Selector;
+use forebay_core::engine::{
+    BodyStep, Clock, Engine as CoreEngine, EngineConfig, FollowOutcome, HeadStep, LogEntry, Resolution,
+    Session as CoreSession, Waiter,
+};
+use forebay_core::record::RecordEnd;
+use forebay_core::request::Head;
+use forebay_serve::SystemClock;
+use parking_lot::Mutex;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::decision::Decision;
+use crate::error::policy_refused;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Engine>()?;
+    module.add_class::<Session>()
+}
+
+/// The decision and all its state: limits, cache, flights, pools, records.
+///
+/// `policy` is a serialised `forebay.v1.Policy`; `secret` keys all hashes (32 bytes; random when left out).
+///
+/// Raises: `PolicyRefused`; `ValueError` for a secret of another length.
+/// Cost: linear in the policy; the GIL is released in every method.
+#[pyclass(frozen, module = "forebay._core")]
+pub struct Engine {
+    pub engine: Arc<CoreEngine>,
+    pub clock: SystemClock,
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (policy, *, secret=None, owner="forebay"))]
+    fn new(py: Python<'_>, policy: &[u8], secret: Option<&[u8]>, owner: &str) -> PyResult<Self> {
+        let secret: [u8; 32] = match secret {
+            None => rand::random(),
+            Some(bytes) => bytes.try_into().map_err(|_| PyValueError::new_err("`secret` must have 32 bytes"))?,
+        };
+        let engine = py
+            .detach(|| {
+                let snapshot = forebay_core::policy::compile(policy)?;
+                let config = EngineConfig {
+                    secret,
+                    owner: Arc::from(owner),
+                    max_reservations: snapshot.sizes.max_reservations,
+                    max_buckets: snapshot.sizes.max_buckets,
+                    max_records: snapshot.sizes.max_records,
+                    ..EngineConfig::default()
+                };
+                Ok(CoreEngine::new(config, snapshot))
+            })
+            .map_err(|findings| policy_refused(py, findings))?;
+        Ok(Self { engine: Arc::new(engine), clock: SystemClock::default() })
+    }
+
+    /// Puts a policy into force, at once and whole.
+    ///
+    /// Returns: its revision, 16 hex digits.
+    /// Raises: `PolicyRefused`; the policy before stays in force.
+    fn swap(&self, py: Python<'_>, policy: &[u8]) -> PyResult<String> {
+        let result = py.detach(|| self.engine.swap(policy));
+        result.map(|r| r.to_string()).map_err(|findings| policy_refused(py, findings))
+    }
+
+    /// The revision of the policy in force, 16 hex digits.
+    #[getter]
+    fn revision(&self) -> String {
+        self.engine.live().snapshot.revision.to_string()
+    }
+
+    /// Decides on a request's headers.
+    ///
+    /// `headers` are (name, value) with lower-case names, `:method` and `:path` among them; `end_stream`: no body
+    /// follows.
+    /// Returns: a session, whose `decision` says what follows.
+    #[pyo3(signature = (headers, end_stream=false))]
+    fn head(&self, py: Python<'_>, headers: Vec<(String, Vec<u8>)>, end_stream: bool) -> PyResult<Session> {
+        let id: u128 = rand::random();
+        let step = py.detach(|| {
+            let head = Head::read(headers.iter().map(|(n, v)| (n.as_str(), v.as_slice())), end_stream);
+            self.engine.head(head, id, &self.clock)
+        });
+        let (decision, inner) = match step {
+            HeadStep::Answer(answer) => (Decision::answer(py, id, answer), None),
+            HeadStep::Forward(forward) => (Decision::forward(py, forward)?, None),
+            HeadStep::Body(session) => (Decision::wait(py, "body", id, 0), Some(session)),
+        };
+        Ok(Session {
+            engine: self.engine.clone(),
+            clock: self.clock,
+            decision: Py::new(py, decision)?,
+            inner: Mutex::new(Inner { session: inner, told: None }),
+        })
+    }
+
+    /// Decides on a whole request, waiting for nothing: a request that would follow another goes on alone.
+    ///
+    /// Returns: a decision, `answer` or `forward`; `resolve` where a route has a Python stage.
+    #[pyo3(signature = (method, path, headers, body=None))]
+    fn decide(
+        &self,
+        py: Python<'_>,
+        method: String,
+        path: String,
+        headers: Vec<(String, String)>,
+        body: Option<&[u8]>,
+    ) -> PyResult<Py<Decision>> {
+        let body = body.unwrap_or_default();
+        let mut all = vec![(":method".to_owned(), method.into_bytes()), (":path".to_owned(), path.into_bytes())];
+        all.extend(headers.into_iter().map(|(n, v)| (n, v.into_bytes())));
+        let session = self.head(py, all, body.is_empty())?;
+        if session.inner.lock().session.is_none() {
+            return Ok(session.decision.clone_ref(py));
+        }
+        let decision = session.body(py, body)?;
+        if decision.borrow(py).get_action() != "follow" {
+            return Ok(decision);
+        }
+        if let Some(inner) = &mut session.inner.lock().session {
+            inner.followed(FollowOutcome::GoAlone);
+        }
+        session.body(py, body)
+    }
+
+    /// Says that a request ended, as Envoy's access log does.
+    ///
+    /// `local_reply`: no upstream answered, so its tokens come back.
+    /// Raises: `ValueError` for an id that is no 32 hex digits.
+    #[pyo3(signature = (id, status=200, *, duration_ns=0, local_reply=false, aborted=false, unreachable=false))]
+    #[allow(clippy::too_many_arguments)] // keyword-only flags of one event
+    fn end(
+        &self,
+        py: Python<'_>,
+        id: &str,
+        status: u16,
+        duration_ns: u64,
+        local_reply: bool,
+        aborted: bool,
+        unreachable: bool,
+    ) -> PyResult<()> {
+        let id = parse_id(id)?;
+        let end = RecordEnd { status, duration_ns, local_reply, aborted, ..RecordEnd::default() };
+        py.detach(|| self.engine.logged(id, &LogEntry { end, unreachable }, self.clock.now_ns()));
+        Ok(())
+    }
+
+    /// Says that a buffered request's stream closed: its slot is free.
+    ///
+    /// Raises: `ValueError` for an id that is no 32 hex digits.
+    fn stream_closed(&self, py: Python<'_>, id: &str) -> PyResult<()> {
+        let id = parse_id(id)?;
+        py.detach(|| self.engine.stream_closed(id, self.clock.now_ns()));
+        Ok(())
+    }
+
+    /// Feeds the engine a complete plain JSON answer for a request that was forwarded with `capture`.
+    ///
+    /// Returns: `stored`, `replaced`, or why it was not kept; `unknown` if nobody waits for it.
+    #[pyo3(signature = (id, body, *, status=200, content_type="application/json"))]
+    fn capture(&self, py: Python<'_>, id: &str, body: &[u8], status: u16, content_type: &str) -> PyResult<String> {
+        use forebay_core::answer::{BodyEnd, ResponseHead};
+        let id = parse_id(id)?;
+        Ok(py.detach(|| {
+            let Some(mut capture) = self.engine.capture(id) else { return "unknown".to_owned() };
+            capture.head(&ResponseHead { status, content_type: Some(content_type), content_encoding: None });
+            capture.body(body);
+            match self.engine.captured(capture, BodyEnd::Complete, self.clock.now_ns()) {
+                Ok(outcome) => outcome.slug().to_owned(),
+                Err(reason) => reason.slug().to_owned(),
+            }
+        }))
+    }
+
+    /// Removes cached answers: of a tag, of a model (and revision), of a tenant, or all without an argument.
+    ///
+    /// Returns: how many were removed.
+    #[pyo3(signature = (*, tag=None, model=None, revision=None, tenant=None))]
+    fn invalidate(
+        &self,
+        py: Python<'_>,
+        tag: Option<&str>,
+        model: Option<&str>,
+        revision: Option<&str>,
+        tenant: Option<&str>,
+    ) -> u64 {
+        let selector = match (tag, model, tenant) {
+            (Some(tag), _, _) => Selector::Tag(Arc::from(tag)),
+            (None, Some(model), _) => Selector::Model { model: Arc::from(model), revision: revision.map(Arc::from) },
+            (None, None, Some(tenant)) => Selector::Tenant(Arc::from(tenant)),
+            (None, None, None) => Selector::All,
+        };
+        py.detach(|| self.engine.invalidate(&selector))
+    }
+
+    /// Counts a policy that was refused before it reached the engine, such as a file that is no YAML.
+    fn count_refused_policy(&self) {
+        self.engine.metrics().counters.policies_refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Says whether Envoy has a pool and finds it healthy. A pool that no policy names yet begins so.
+    fn observe_pool(&self, name: &str, routable: bool, healthy: bool) {
+        self.engine.observe_pool(name, routable, healthy);
+    }
+
+    /// The pools as (name, requests in flight, tokens reserved, routable, healthy).
+    fn pools(&self) -> Vec<(String, u32, u64, bool, bool)> {
+        let views = self.engine.pool_views(self.clock.now_ns());
+        views.into_iter().map(|v| (v.name.to_string(), v.requests, v.tokens, v.routable, v.healthy)).collect()
+    }
+
+    /// The counters as Prometheus text.
+    fn metrics_text(&self, py: Python<'_>) -> String {
+        py.detach(|| self.engine.metrics_text(self.clock.now_ns()))
+    }
+
+    /// The last decision records, oldest first, as a JSON array.
+    fn records_json(&self, py: Python<'_>, limit: usize) -> String {
+        py.detach(|| self.engine.records_json(limit))
+    }
+
+    /// From now on new requests are refused with 503; those in flight go on.
+    fn drain(&self) {
+        self.engine.drain();
+    }
+
+    /// Whether new requests are refused.
+    #[getter]
+    fn draining(&self) -> bool {
+        self.engine.is_draining()
+    }
+
+    /// Reservations that nothing ended yet.
+    #[getter]
+    fn open_reservations(&self) -> usize {
+        self.engine.open_reservations()
+    }
+}
+
+/// One request between its headers and its decision. Dropped before a decision, it gives back what was taken.
+#[pyclass(frozen, module = "forebay._core")]
+pub struct Session {
+    engine: Arc<CoreEngine>,
+    clock: SystemClock,
+    decision: Py<Decision>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    session: Option<Box<CoreSession>>,
+    told: Option<mpsc::Receiver<FollowOutcome>>,
+}
+
+#[pymethods]
+impl Session {
+    /// What followed from the headers.
+    #[getter]
+    fn decision(&self, py: Python<'_>) -> Py<Decision> {
+        self.decision.clone_ref(py)
+    }
+
+    /// Decides on the whole body. After `follow` or `resolve`, wait and call it again with the same body.
+    ///
+    /// Raises: `ValueError` if the decision was made already.
+    fn body(&self, py: Python<'_>, body: &[u8]) -> PyResult<Py<Decision>> {
+        let (id, step) = py
+            .detach(|| {
+                let mut inner = self.inner.lock();
+                let Inner { session, told } = &mut *inner;
+                let session = session.as_mut()?;
+                let mut waiter = || -> Waiter {
+                    let (tx, rx) = mpsc::channel();
+                    *told = Some(rx);
+                    Box::new(move |outcome| {
+                        // Nobody waits any more: the session leaves the flight when it is dropped.
+                        let _ = tx.send(outcome);
+                    })
+                };
+                let step = self.engine.body(session, body, &mut waiter, &self.clock);
+                let id = session.id();
+                if matches!(step, BodyStep::Answer(_) | BodyStep::Forward(_)) {
+                    inner.session = None;
+                }
+                Some((id, step))
+            })
+            .ok_or_else(|| PyValueError::new_err("the decision on this request was made already"))?;
+        let decision = match step {
+            BodyStep::Answer(answer) => Decision::answer(py, id, answer),
+            BodyStep::Forward(forward) => Decision::forward(py, forward)?,
+            BodyStep::Resolve(call) => Decision::wait(py, "resolve", id, call.deadline_ns),
+            BodyStep::Follow { until_ns } => {
+                Decision::wait(py, "follow", id, until_ns.saturating_sub(self.clock.now_ns()))
+            }
+        };
+        Py::new(py, decision)
+    }
+
+    /// After `follow`: waits for the request in flight, at most `timeout_ns`. Blocks with the GIL released.
+    fn wait(&self, py: Python<'_>, timeout_ns: u64) {
+        py.detach(|| {
+            let told = self.inner.lock().told.take();
+            let outcome = told.and_then(|t| t.recv_timeout(Duration::from_nanos(timeout_ns)).ok());
+            if let Some(session) = &mut self.inner.lock().session {
+                session.followed(outcome.unwrap_or(FollowOutcome::GoAlone));
+            }
+        });
+    }
+
+    /// After `resolve`: what the stage answered; `model=None` means that it failed.
+    #[pyo3(signature = (model, reason=""))]
+    fn resolved(&self, model: Option<&str>, reason: &str) {
+        if let Some(session) = &mut self.inner.lock().session {
+            session.resolved(match model {
+                Some(model) => Resolution::Model { model: model.to_owned(), reason: reason.to_owned() },
+                None => Resolution::Failed("the stage gave no answer"),
+            });
+        }
+    }
+}
+
+fn parse_id(id: &str) -> PyResult<u128> {
+    if id.len() != 32 {
+        return Err(PyValueError::new_err(format!("`{id}` is no reservation id; it has 32 hex digits")));
+    }
+    u128::from_str_radix(id, 16)
+        .map_err(|_| PyValueError::new_err(format!("`{id}` is no reservation id; it has 32 hex digits")))
+}

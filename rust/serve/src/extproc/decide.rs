@@ -1,0 +1,291 @@
+//! Owns: one decide stream: which message may come next, and what is answered to it.
+//! Must not know: frames, the gRPC server.
+//! On failure: closed; a message that does not fit, a panic, or an end before an answer is an error on the stream.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    HttpHeaders, ProcessingRequest, ProcessingResponse, processing_request,
+};
+use forebay_core::engine::{Answer, BodyStep, Clock, FollowOutcome, HeadStep, Session, Waiter};
+use forebay_core::refusal::Refusal;
+use forebay_core::request::Head;
+use tokio::sync::oneshot;
+use tonic::{Status, Streaming};
+
+use super::frames::{self, Phase};
+use super::service::Runtime;
+use crate::stage::StagePending;
+
+/// Added to an announced hold, so that we end it and not Envoy.
+const HOLD_MARGIN: Duration = Duration::from_millis(500);
+
+/// One request's stream.
+pub struct DecideStream {
+    runtime: Arc<Runtime>,
+    inbound: Streaming<ProcessingRequest>,
+    state: State,
+    ready: VecDeque<ProcessingResponse>,
+    body: Bytes,
+    is_grpc: bool,
+}
+
+enum State {
+    /// Nothing came yet
+    Start,
+    /// The body was asked for
+    Body(Box<Session>),
+    /// The body is here and the decision goes on
+    Deciding(Box<Session>),
+    /// An equal request is in flight; its end is told through the channel
+    Following(Box<Session>, oneshot::Receiver<FollowOutcome>, Duration),
+    /// A person's stage was asked
+    Resolving(Box<Session>, StagePending, Duration),
+    /// Answered; the stream stays open until the response of this id ends
+    Forwarded(u128),
+    /// Nothing more will be said
+    Over,
+}
+
+// === impl DecideStream ===
+
+impl DecideStream {
+    pub fn new(runtime: Arc<Runtime>, inbound: Streaming<ProcessingRequest>) -> Self {
+        runtime.engine.metrics().counters.decide_streams.fetch_add(1, Relaxed);
+        Self { runtime, inbound, state: State::Start, ready: VecDeque::new(), body: Bytes::new(), is_grpc: false }
+    }
+
+    /// The next message for Envoy. `None`: a clean end, which is only said after an answer.
+    pub async fn next(&mut self) -> Option<Result<ProcessingResponse, Status>> {
+        loop {
+            if let Some(response) = self.ready.pop_front() {
+                return Some(Ok(response));
+            }
+            match std::mem::replace(&mut self.state, State::Over) {
+                State::Deciding(session) => {
+                    self.advance(session);
+                    continue;
+                }
+                State::Following(session, told, wait) => {
+                    if let Some(end) = self.follow(session, told, wait).await {
+                        return end;
+                    }
+                    continue;
+                }
+                State::Resolving(mut session, pending, wait) => {
+                    session.resolved(pending.wait(wait).await);
+                    self.state = State::Deciding(session);
+                    continue;
+                }
+                state => self.state = state,
+            }
+            match self.inbound.message().await {
+                Ok(Some(message)) => {
+                    if let Err(status) = self.take(message) {
+                        self.state = State::Over;
+                        return Some(Err(status));
+                    }
+                }
+                // Envoy ended the stream: after an answer that is the normal end, before it the client left.
+                Ok(None) | Err(_) => return self.ended(),
+            }
+        }
+    }
+
+    fn ended(&mut self) -> Option<Result<ProcessingResponse, Status>> {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Over => None,
+            State::Forwarded(id) => {
+                self.runtime.engine.stream_closed(id, self.runtime.clock.now_ns());
+                None
+            }
+            _ => {
+                self.runtime.engine.metrics().counters.streams_reset.fetch_add(1, Relaxed);
+                Some(Err(Status::cancelled("the stream ended before a decision")))
+            }
+        }
+    }
+
+    fn take(&mut self, message: ProcessingRequest) -> Result<(), Status> {
+        use processing_request::Request;
+        let state = std::mem::replace(&mut self.state, State::Over);
+        match (state, message.request) {
+            (State::Start, Some(Request::RequestHeaders(headers))) => {
+                self.head(&headers);
+                Ok(())
+            }
+            (State::Body(session), Some(Request::RequestBody(body))) if body.end_of_stream => {
+                self.body = Bytes::from(body.body);
+                self.state = State::Deciding(session);
+                Ok(())
+            }
+            (State::Body(session), Some(Request::RequestBody(_))) => {
+                // Not the whole body: Envoy ignored our override.
+                self.runtime.report.say("wrong_body_mode", "Envoy sent a part of a body where BUFFERED was asked for; allow_mode_override must be true");
+                self.answer(Answer::refusal(session.id(), &Refusal::Internal));
+                Ok(())
+            }
+            (State::Forwarded(id), Some(other)) => {
+                self.state = State::Forwarded(id);
+                self.unexpected(&other)
+            }
+            (_, Some(other)) => self.unexpected(&other),
+            (_, None) => {
+                self.runtime.engine.metrics().counters.protocol_errors.fetch_add(1, Relaxed);
+                Err(Status::invalid_argument("a message without a request"))
+            }
+        }
+    }
+
+    /// A message that decide's processing mode never asks for. It cannot be answered, so the stream fails.
+    fn unexpected(&mut self, request: &processing_request::Request) -> Result<(), Status> {
+        use processing_request::Request;
+        let counters = &self.runtime.engine.metrics().counters;
+        counters.protocol_errors.fetch_add(1, Relaxed);
+        let name = match request {
+            Request::RequestHeaders(_) => "request headers",
+            Request::ResponseHeaders(_) => "response headers",
+            Request::RequestBody(_) => "a request body",
+            Request::ResponseBody(_) => {
+                counters.response_body_messages.fetch_add(1, Relaxed);
+                "a response body"
+            }
+            Request::RequestTrailers(_) => "request trailers",
+            Request::ResponseTrailers(_) => "response trailers",
+        };
+        self.runtime.report.say("unexpected_message", &format!("decide got {name} where its processing mode has none"));
+        Err(Status::failed_precondition(format!("decide does not take {name} here; check the processing mode")))
+    }
+
+    fn head(&mut self, headers: &HttpHeaders) {
+        let id = self.runtime.fresh_id();
+        let runtime = self.runtime.clone();
+        let step = caught(&runtime, || {
+            let head = Head::read(pairs(headers), headers.end_of_stream);
+            let is_grpc = head.as_ref().is_ok_and(Head::is_grpc);
+            (is_grpc, runtime.engine.head(head, id, &runtime.clock))
+        });
+        let Some((is_grpc, step)) = step else {
+            self.answer(Answer::refusal(id, &Refusal::Internal));
+            return;
+        };
+        self.is_grpc = is_grpc;
+        match step {
+            HeadStep::Answer(answer) => self.answer(answer),
+            HeadStep::Forward(forward) => {
+                // The stream of a request that is decided at its headers ends here; that is no end of the request.
+                self.ready.push_back(frames::forward(forward, Phase::Headers));
+                self.state = State::Over;
+            }
+            HeadStep::Body(session) => {
+                self.ready.push_back(frames::send_body());
+                self.state = State::Body(session);
+            }
+        }
+    }
+
+    /// Decides on the body, as far as it goes without waiting.
+    fn advance(&mut self, mut session: Box<Session>) {
+        let runtime = self.runtime.clone();
+        let body = self.body.clone();
+        let mut told = None;
+        let step = caught(&runtime, || {
+            let mut waiter = || -> Waiter {
+                let (tx, rx) = oneshot::channel();
+                told = Some(rx);
+                Box::new(move |outcome| {
+                    // Whoever waited may be gone: its session leaves the flight by itself.
+                    let _ = tx.send(outcome);
+                })
+            };
+            runtime.engine.body(&mut session, &body, &mut waiter, &runtime.clock)
+        });
+        match (step, told) {
+            (Some(BodyStep::Answer(answer)), _) => self.answer(answer),
+            (Some(BodyStep::Forward(forward)), _) => {
+                self.state = State::Forwarded(forward.id);
+                self.body = Bytes::new();
+                self.ready.push_back(frames::forward(forward, Phase::Body));
+            }
+            (Some(BodyStep::Follow { until_ns }), Some(told)) => {
+                let wait = Duration::from_nanos(until_ns.saturating_sub(runtime.clock.now_ns()));
+                self.ready.push_back(frames::hold(wait + HOLD_MARGIN));
+                self.state = State::Following(session, told, wait);
+            }
+            (Some(BodyStep::Resolve(call)), _) => {
+                let wait = Duration::from_nanos(call.deadline_ns);
+                if wait + HOLD_MARGIN > runtime.message_timeout(&session) {
+                    self.ready.push_back(frames::hold(wait + HOLD_MARGIN));
+                }
+                let pending = runtime.stages.ask(call, body);
+                self.state = State::Resolving(session, pending, wait);
+            }
+            (None | Some(BodyStep::Follow { .. }), _) => {
+                self.answer(Answer::refusal(session.id(), &Refusal::Internal));
+            }
+        }
+    }
+
+    /// Waits for the leader, at most `wait`. Something is returned where the stream is over.
+    async fn follow(
+        &mut self,
+        mut session: Box<Session>,
+        told: oneshot::Receiver<FollowOutcome>,
+        wait: Duration,
+    ) -> Option<Option<Result<ProcessingResponse, Status>>> {
+        let outcome = tokio::select! {
+            outcome = tokio::time::timeout(wait, told) => match outcome {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(_)) | Err(_) => FollowOutcome::GoAlone,
+            },
+            // Anything from Envoy now is the end of the stream: the client left.
+            _ = self.inbound.message() => {
+                self.state = State::Body(session);
+                return Some(self.ended());
+            }
+        };
+        session.followed(outcome);
+        self.state = State::Deciding(session);
+        None
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        self.ready.push_back(frames::answer(answer, self.is_grpc));
+        self.body = Bytes::new();
+        self.state = State::Over;
+    }
+}
+
+impl Drop for DecideStream {
+    fn drop(&mut self) {
+        // Envoy reset the stream: the response of a buffered request is over all the same.
+        if let State::Forwarded(id) = self.state {
+            self.runtime.engine.stream_closed(id, self.runtime.clock.now_ns());
+        }
+    }
+}
+
+/// Runs a part of the decision; `None` if it panicked, which is counted and said.
+fn caught<T>(runtime: &Runtime, decide: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(decide)) {
+        Ok(value) => Some(value),
+        Err(_) => {
+            runtime.engine.metrics().counters.panics.fetch_add(1, Relaxed);
+            runtime.report.say("panic", "a decision panicked and was answered with 500");
+            None
+        }
+    }
+}
+
+/// The headers as names and bytes, wherever Envoy put the value.
+pub(super) fn pairs(headers: &HttpHeaders) -> impl Iterator<Item = (&str, &[u8])> {
+    headers.headers.iter().flat_map(|map| &map.headers).map(|h| {
+        let value = if h.raw_value.is_empty() { h.value.as_bytes() } else { &h.raw_value[..] };
+        (h.key.as_str(), value)
+    })
+}

@@ -1,0 +1,274 @@
+"""An unchanged `tritonclient` against the batch service in front of a real Triton.
+
+The service stands alone here, with a fixed table of ids instead of a decision; the whole way through Envoy is tested
+beside Envoy. Rows carry their own check value, so that no answer can be another's unseen.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from forebay._core import BatchServer
+from forebay.batching import BatchQueue, ModelShape, PoolServers, Sender
+from forebay.lab.triton import TritonServer, running_triton
+
+VENV = Path(os.environ.get("FOREBAY_TRITON_VENV", Path(__file__).parents[2] / ".venv-triton"))
+ID = f"{11:032x}"
+HEADERS = {"x-forebay-internal-id": ID}
+WAIT_S = 20
+
+
+@dataclass
+class Service:
+    """A batch service in front of one Triton, and a client of it."""
+
+    queue: BatchQueue
+    sender: Sender
+    address: str
+    client: Any
+
+    def infer(self, model: str, arrays: dict[str, np.ndarray], **more: Any) -> Any:
+        return self.client.infer(model, tensors(arrays), headers=HEADERS, **more)
+
+
+def tensors(arrays: dict[str, np.ndarray]) -> list[Any]:
+    made = []
+    for name, array in arrays.items():
+        tensor = triton_grpc.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        made.append(tensor)
+    return made
+
+
+def check_of(row: list[np.ndarray]) -> int:
+    """The check value that the model `identity` gives a row."""
+    total = 0
+    for item in row:
+        data = b"".join(text + b"\0" for text in item) if item.dtype == object else item.tobytes()
+        total = zlib.crc32(data, total)
+    return total
+
+
+def until(done: Callable[[], bool]) -> None:
+    """Returns when `done` does so; what it looks at has no event of its own."""
+    end = time.monotonic() + WAIT_S
+    while not done():
+        assert time.monotonic() < end, "it did not happen in time"
+        os.sched_yield()
+
+
+@pytest.fixture(scope="module")
+def triton() -> Iterator[TritonServer]:
+    with running_triton(VENV, ("identity", "cost")) as server:
+        yield server
+
+
+@pytest.fixture
+def service(triton: TritonServer) -> Iterator[Service]:
+    yield from serving(triton.grpc_address)
+
+
+def serving(triton_address: str) -> Iterator[Service]:
+    queue = BatchQueue()
+    sender = Sender(queue, {"pool": PoolServers((triton_address,))})
+    sender.start()
+    front = BatchServer(queue, "127.0.0.1:0", {ID: "pool"})
+    client = triton_grpc.InferenceServerClient(front.address)
+    yield Service(queue, sender, front.address, client)
+    client.close()
+    sender.stop()
+    front.stop()
+
+
+def request_of(random: np.random.Generator, number: int) -> dict[str, np.ndarray]:
+    """Rows of one of three forms, of different widths, all values marked with the request's number."""
+    rows, width = int(random.integers(1, 5)), int(random.integers(1, 6))
+    form = number % 3
+    arrays: dict[str, np.ndarray] = {}
+    if form in (0, 2):
+        arrays["numbers"] = np.full((rows, width), number, np.int64) + np.arange(width)
+    if form in (1, 2):
+        words = [[b"%d" % number + b"x" * int(random.integers(0, 9)) for _ in range(width)] for _ in range(rows)]
+        arrays["texts"] = np.array(words, dtype=np.object_)
+    return arrays
+
+
+def test_concurrent_clients_of_mixed_shapes_get_their_own_rows(service: Service) -> None:
+    random = np.random.default_rng(3)
+    requests = [request_of(random, number) for number in range(200)]
+
+    def ask(number: int) -> None:
+        arrays = requests[number]
+        answer = service.infer("identity", arrays, request_id=f"r{number}")
+        for name, array in arrays.items():
+            assert (answer.as_numpy(f"echo_{name}") == array).all()
+        rows = zip(*arrays.values(), strict=True)
+        assert answer.as_numpy("check")[:, 0].tolist() == [check_of(list(row)) for row in rows]
+        assert answer.get_response().id == f"r{number}"
+        assert answer.get_response().model_name == "identity"
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(ask, range(len(requests))))
+    stats = service.queue.stats()
+    assert (stats.requests, stats.in_flight) == (200, 0)
+    assert service.sender.stats.rows == sum(len(next(iter(each.values()))) for each in requests)
+
+
+def test_requests_of_equal_shape_share_batches(service: Service) -> None:
+    ids = np.arange(16, dtype=np.int64)
+
+    def ask(number: int) -> int:
+        answer = service.infer("cost", {"input_ids": (ids + number)[None]})
+        assert answer.as_numpy("id_sum").tolist() == [[int((ids + number).sum())]]
+        return int(answer.as_numpy("batch_rows")[0, 0])
+
+    with ThreadPoolExecutor(32) as pool:
+        batch_rows = list(pool.map(ask, range(256)))
+    assert max(batch_rows) > 8
+    assert service.sender.stats.batches < 128
+
+
+def test_only_the_asked_outputs_come(service: Service) -> None:
+    wanted = [triton_grpc.InferRequestedOutput("check")]
+    answer = service.infer("identity", {"values": np.ones((2, 2), np.float32)}, outputs=wanted)
+    assert [output.name for output in answer.get_response().outputs] == ["check"]
+    assert answer.as_numpy("echo_values") is None
+
+
+def test_large_tensors_pass(service: Service) -> None:
+    values = np.random.default_rng(1).random((4, 2_000_000), np.float32)
+    answer = service.infer("identity", {"values": values})
+    assert (answer.as_numpy("echo_values") == values).all()
+
+
+def test_the_other_calls_of_the_client_work(service: Service) -> None:
+    client = service.client
+    assert client.is_server_live(headers=HEADERS)
+    assert client.is_server_ready(headers=HEADERS)
+    assert client.is_model_ready("identity", headers=HEADERS)
+    assert not client.is_model_ready("nowhere", headers=HEADERS)
+    assert client.get_server_metadata(headers=HEADERS).name == "triton"
+    assert client.get_model_metadata("cost", headers=HEADERS).inputs[0].name == "input_ids"
+    assert client.get_model_config("cost", headers=HEADERS).config.max_batch_size == 64
+    assert {model.name for model in client.get_model_repository_index(headers=HEADERS).models} == {"cost", "identity"}
+    service.infer("cost", {"input_ids": np.ones((1, 1), np.int64)})
+    (statistics,) = client.get_inference_statistics("cost", headers=HEADERS).model_stats
+    assert statistics.inference_count >= 1
+
+
+ONE = np.ones((1, 1), np.int64)
+
+
+@pytest.mark.parametrize(
+    ("model", "arrays", "words"),
+    [
+        ("cost", {"input_ids": ONE.astype(np.int32)}, "is INT32, but the model takes INT64"),
+        ("cost", {"input_ids": ONE[0]}, r"shape \[1\], but the model takes `input_ids` INT64 \[1 to 64 rows, any\]"),
+        ("cost", {"ids": ONE}, r"no input `ids`; it takes `input_ids` INT64 \[1 to 64 rows, any\]"),
+        ("cost", {}, "`input_ids` is missing"),
+        ("cost", {"input_ids": np.ones((0, 4), np.int64)}, "has no rows"),
+        ("cost", {"input_ids": np.ones((65, 1), np.int64)}, "65 rows, but one batch of the model has at most 64"),
+        ("identity", {"numbers": ONE, "values": np.ones((2, 1), np.float32)}, "needs? the same"),
+        ("identity", {}, r"has no input; the model takes `values` FP32 \[1 to 64 rows, any\] \(optional\)"),
+        ("nowhere", {"input_ids": ONE}, "nowhere"),
+    ],
+)
+def test_bad_input_is_told_what_the_model_takes(
+    service: Service, model: str, arrays: dict[str, np.ndarray], words: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=words):
+        service.infer(model, arrays)
+    service.infer("cost", {"input_ids": ONE})
+
+
+def test_an_unknown_version_and_an_unknown_output_are_refused(service: Service) -> None:
+    with pytest.raises(InferenceServerException, match="version"):
+        service.infer("cost", {"input_ids": ONE}, model_version="9")
+    with pytest.raises(InferenceServerException, match="no output `logits`; it has `id_sum`, `batch_rows`"):
+        service.infer("cost", {"input_ids": ONE}, outputs=[triton_grpc.InferRequestedOutput("logits")])
+    service.infer("cost", {"input_ids": ONE}, model_version="1")
+
+
+def test_shared_memory_and_streams_are_refused_clearly(service: Service) -> None:
+    tensor = triton_grpc.InferInput("input_ids", [1, 1], "INT64")
+    tensor.set_shared_memory("region", 8)
+    with pytest.raises(InferenceServerException, match="lies in shared memory"):
+        service.client.infer("cost", [tensor], headers=HEADERS)
+    with pytest.raises(InferenceServerException, match="not offered"):
+        service.client.register_system_shared_memory("region", "/r", 8, headers=HEADERS)
+    with pytest.raises(InferenceServerException, match="server's own settings"):
+        service.client.unload_model("cost", headers=HEADERS)
+
+
+def test_without_a_mark_nothing_is_read(service: Service) -> None:
+    for headers in ({}, {"x-forebay-internal-id": "0" * 32}):
+        with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+            service.client.infer("cost", tensors({"input_ids": ONE}), headers=headers)
+
+
+def test_a_client_that_leaves_is_taken_out_of_the_queue() -> None:
+    queue = BatchQueue()  # nobody sends, so that what is asked stays queued
+    shape = ModelShape([("input_ids", "INT64", [-1], "required")], ["id_sum"], max_batch_rows=64)
+    queue.set_model("pool", "cost", "", shape, instances=1, slots=1)
+    front = BatchServer(queue, "127.0.0.1:0", {ID: "pool"})
+    with triton_grpc.InferenceServerClient(front.address) as client:
+        call = client.async_infer("cost", tensors({"input_ids": ONE}), lambda *_: None, headers=HEADERS)
+        until(lambda: queue.waiting("pool") == (1, 8))
+        call.cancel()
+        until(lambda: queue.stats().cancelled == 1)
+        assert queue.waiting("pool") == (0, 0)
+        assert queue.next(0) is None
+    queue.close()
+    front.stop()
+
+
+def test_a_killed_triton_is_unavailable_and_a_new_one_is_found() -> None:
+    with running_triton(VENV, ("cost",)) as server:
+        service = serving(server.grpc_address)
+        one = next(service)
+        one.infer("cost", {"input_ids": ONE})
+        os.killpg(server.pid, signal.SIGKILL)
+        for _ in range(3):
+            with pytest.raises(InferenceServerException, match=r"UNAVAILABLE.*no server of pool `pool` is available"):
+                one.infer("cost", {"input_ids": ONE})
+        with running_triton(VENV, ("cost",)) as second:
+            one.sender.set_servers({"pool": PoolServers((second.grpc_address,))})
+            one.infer("cost", {"input_ids": ONE})
+        next(service, None)
+
+
+def test_every_request_in_flight_is_answered_when_triton_is_killed() -> None:
+    with running_triton(VENV, ("cost",)) as server:
+        service = serving(server.grpc_address)
+        one = next(service)
+        ids = np.arange(64, dtype=np.int64)
+
+        def ask(number: int) -> bool:
+            if number == 100:
+                os.killpg(server.pid, signal.SIGKILL)
+            try:
+                answer = one.infer("cost", {"input_ids": (ids + number)[None]})
+            except InferenceServerException as error:
+                assert "UNAVAILABLE" in str(error)
+                return False
+            assert answer.as_numpy("id_sum").tolist() == [[int((ids + number).sum())]]
+            return True
+
+        with ThreadPoolExecutor(16) as pool:
+            answered = list(pool.map(ask, range(200)))
+        assert any(answered)
+        assert not all(answered)
+        next(service, None)
