@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script beside the proto file, no package
 """Writes the Python form of `forebay/v1/policy.proto`: `python proto/generate.py`, or `--check` to compare only.
 
 Owns: `python/forebay/policy/_pb`. Must not know: what the message means. On failure: nothing is written.
@@ -47,7 +48,7 @@ def main() -> int:
     stale = [name for name, text in generate().items() if not _same(TARGET / name, text)]
     if arguments.check:
         for name in stale:
-            print(f"`{TARGET / name}` is stale: run `python proto/generate.py`", file=sys.stderr)
+            sys.stderr.write(f"`{TARGET / name}` is stale: run `python proto/generate.py`\n")
         return 1 if stale else 0
     TARGET.mkdir(parents=True, exist_ok=True)
     for name, text in generate().items():

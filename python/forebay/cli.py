@@ -207,8 +207,9 @@ def _told(told: dict[str, Any], method: str, path: str) -> str:
     lines = [f"{method} {path}", ""]
     stages = told.get("stages", [])
     width = max([len(stage["stage"]) for stage in stages], default=0)
-    for stage in stages:
-        lines.append(f"  {stage['stage']:<{width}}  {stage['ns'] / 1000:>9.1f} µs  {stage['note']}".rstrip())
+    lines += [
+        f"  {stage['stage']:<{width}}  {stage['ns'] / 1000:>9.1f} µs  {stage['note']}".rstrip() for stage in stages
+    ]
     result = told.get("result", {})
     lines.append(f"  {'total':<{width}}  {sum(stage['ns'] for stage in stages) / 1000:>9.1f} µs")
     lines += ["", f"=> {_result(result)}"]

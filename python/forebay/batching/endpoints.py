@@ -53,9 +53,16 @@ class EndpointGroup:
     def pick(self, lane: Lane, max_batches: int | None, now_ns: int) -> Endpoint | None:
         """Pick the server with the fewest outstanding rows among those that answer and have room.
 
+        The queue gives out no more batches than all servers have room for, so a server without room is picked only
+        for a batch that left just before servers were taken away.
+
         Shape: `lane` is model and version; `max_batches` bounds its batches on one server, None: no bound.
-        Returns: None when there is no server, or none has room.
+        Returns: None when there is no server.
         Cost: O(servers).
         """
-        room = [each for each in self.endpoints if max_batches is None or each.batches[lane] < max_batches]
-        return min(room, key=lambda each: (each.rests_until_ns > now_ns, each.rows), default=None)
+
+        def load(each: Endpoint) -> tuple[bool, bool, int]:
+            full = max_batches is not None and each.batches[lane] >= max_batches
+            return (each.rests_until_ns > now_ns, full, each.rows)
+
+        return min(self.endpoints, key=load, default=None)

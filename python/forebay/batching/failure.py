@@ -49,8 +49,8 @@ def of_error(error: grpc.aio.AioRpcError, pool: str) -> Failure:
 
 
 def unreached(pool: str) -> Failure:
-    """Tell that the pool has no server with room."""
-    return Failure(grpc.StatusCode.UNAVAILABLE, f"pool `{pool}` has no server that takes it; try again")
+    """Tell that the pool has no server."""
+    return Failure(grpc.StatusCode.UNAVAILABLE, f"pool `{pool}` has no server; try again later")
 
 
 def stopped() -> Failure:

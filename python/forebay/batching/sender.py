@@ -10,11 +10,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
-from tritonclient.grpc import service_pb2  # type: ignore[import-untyped]
+from tritonclient.grpc import service_pb2
 
 from forebay.batching import failure
 from forebay.batching.channel import ChannelSettings, ClientTls, PoolServers, open_channel
@@ -63,49 +63,62 @@ class Sender:
         self._settings = settings or ChannelSettings()
         self._pools = _Pools()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
-        self._loop_thread = threading.Thread(target=self._run_loop, name="forebay-sender", daemon=True)
-        self._feeder = threading.Thread(target=self._feed, name="forebay-feeder", daemon=True)
         self._first_servers = dict(servers)
-        self._stopped = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start both threads; returns once the sender knows its servers."""
-        self._loop_thread.start()
-        self.set_servers(self._first_servers)
-        self._feeder.start()
+        """Start both threads; return once the sender knows its servers.
+
+        Raises: OSError when an authority's file cannot be read; nothing runs then.
+        """
+        self._loop = asyncio.new_event_loop()
+        self._run(self._loop.run_forever, "forebay-sender")
+        try:
+            self.set_servers(self._first_servers)
+        except OSError:
+            self.stop(0)
+            raise
+        self._run(self._feed, "forebay-feeder")
 
     def set_servers(self, servers: Mapping[str, PoolServers]) -> None:
         """Replace the servers of all pools. What is in flight ends where it is.
 
         Raises: OSError when an authority's file cannot be read; the servers are then the old ones.
         """
+        if self._loop is None:
+            self._first_servers = dict(servers)
+            return
         asyncio.run_coroutine_threadsafe(self._replace(dict(servers)), self._loop).result()
 
     def stop(self, drain_ms: int = 10_000) -> None:
-        """Close the queue, wait at most `drain_ms` for what is in flight, fail the rest. Safe to call twice, or without `start`."""
-        if self._stopped:
-            return
-        self._stopped = True
+        """Close the queue, wait at most `drain_ms` for what is in flight, fail the rest. Safe to call twice."""
         self._queue.close()
-        self._feeder.join()
-        asyncio.run_coroutine_threadsafe(self._drain(drain_ms / 1000), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._loop_thread.join()
-        self._loop.close()
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        for feeder in self._threads[1:]:
+            feeder.join()
+        asyncio.run_coroutine_threadsafe(self._drain(drain_ms / 1000), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        self._threads[0].join()
+        loop.close()
 
-    def _run_loop(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+    def _run(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _feed(self) -> None:
-        while not self._queue.closed:
+        """Carry work from the queue into the loop, until the queue is closed."""
+        loop = self._loop
+        while loop is not None and not self._queue.closed:
             ready = self._queue.next(_FEED_MS)
             if ready is not None:
-                self._loop.call_soon_threadsafe(self._take, ready)
+                loop.call_soon_threadsafe(self._take, ready)
 
     def _take(self, ready: ReadyBatch) -> None:
-        self._keep(self._loop.create_task(self._do(ready)))
+        self._keep(asyncio.get_running_loop().create_task(self._do(ready)))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         """Hold a task until it ends, since the loop holds it weakly."""
@@ -128,7 +141,7 @@ class Sender:
             self._fail(ready, failure.stopped())
         except ValueError as error:
             self._fail(ready, failure.broken(str(error)))
-        except Exception:
+        except Exception:  # noqa: BLE001 - a client must not wait for a fault of ours
             _log.exception("a batch could not be sent")
             self._fail(ready, failure.broken("the gateway failed to send this request"))
 
@@ -197,7 +210,7 @@ class Sender:
             instances, slots = self._capacity(key[0], learned)
             self._queue.set_model(*key, learned.shape, instances=instances, slots=slots)
         for channel in retired:
-            self._keep(self._loop.create_task(channel.close(grace=_RETIRE_S)))
+            self._keep(asyncio.get_running_loop().create_task(channel.close(grace=_RETIRE_S)))
 
     async def _drain(self, drain_s: float) -> None:
         if self._tasks:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from tritonclient.grpc import model_config_pb2, service_pb2  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2, service_pb2
 
 from forebay.batching.seam import ModelShape
 
@@ -72,7 +72,7 @@ def _presence(tensor: _Message) -> str:
 
 
 def _instances(config: _Message) -> int:
-    """Count batches at once: `count` on each GPU of a group, which Triton lists. An ensemble says nothing and gets one."""
+    """Count batches at once: `count` on each GPU of a group, which Triton lists. An ensemble says nothing: one."""
     groups = [group for group in config.instance_group if not group.passive]
     counts: list[int] = [max(1, group.count) * max(1, len(group.gpus)) for group in groups]
     return max(1, sum(counts))

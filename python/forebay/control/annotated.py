@@ -49,7 +49,7 @@ def _mapping(value: dict[str, Any], indent: str) -> list[str]:
     lines: list[str] = []
     for key, item in value.items():
         if key.startswith("#"):
-            lines += [f"{indent}# {line}" for line in str(item).splitlines()]
+            lines += [f"{indent}# {_shown(line)}" for line in str(item).splitlines()]
             continue
         lines += _entry(f"{indent}{_scalar(key)}:", item, indent)
     return lines
@@ -70,10 +70,12 @@ def _list(items: list[Any], indent: str) -> list[str]:
     lines: list[str] = []
     for item in items:
         short = _flow(item)
-        if short is not None and len(indent) + 2 + len(short) <= _WIDTH:
+        if short is not None and (len(indent) + 2 + len(short) <= _WIDTH or not isinstance(item, dict)):
             lines.append(f"{indent}- {short}")
             continue
-        body = _mapping(item, indent + "  ") if isinstance(item, dict) else [f"{indent}  {_scalar(item)}"]
+        if not isinstance(item, dict):
+            raise TypeError("a list within a list cannot hold comments")
+        body = _mapping(item, indent + "  ")
         first = next(at for at, line in enumerate(body) if not line.lstrip().startswith("#"))
         # Comments on the first key stand above the dash.
         lines += [indent + line[len(indent) + 2 :] for line in body[:first]]
@@ -99,7 +101,20 @@ def _flow(value: Any) -> str | None:
 def _scalar(value: Any) -> str:
     if isinstance(value, str):
         plain = _PLAIN.match(value) and value.lower() not in _NOT_TEXT
-        return value if plain else json.dumps(value)
+        return value if plain else f'"{"".join(map(_escaped, value))}"'
     if value is None or isinstance(value, (bool, int, float)):
         return json.dumps(value)
     raise TypeError(f"`{type(value).__name__}` cannot be written as YAML")
+
+
+def _escaped(char: str) -> str:
+    # JSON's escapes are not enough: YAML has no surrogate pairs.
+    if char in '"\\':
+        return f"\\{char}"
+    if " " <= char <= "~":
+        return char
+    return f"\\U{ord(char):08x}" if ord(char) > 0xFFFF else f"\\u{ord(char):04x}"
+
+
+def _shown(line: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in line)

@@ -78,15 +78,15 @@ def _connection_manager(settings: Settings, options: RenderOptions) -> dict[str,
                 "# max_stream_duration": "reservations expire later than this, so none ends before its stream",
                 "max_stream_duration": seconds(settings.max_stream_duration_ms),
             },
-            "# http2_protocol_options": "over HTTP/2 the stream's window is also the most that is buffered of a body: a\n"
-            "smaller one stalls a larger body until the idle timeout (seen with 1.40)",
+            "# http2_protocol_options": "over HTTP/2 the stream's window is also the most that is buffered of a body;\n"
+            "a smaller one stalls a larger body until the idle timeout (seen with 1.40)",
             "http2_protocol_options": {
                 "max_concurrent_streams": 1024,
                 "initial_stream_window_size": max(settings.max_body_bytes, _LEAST_WINDOW),
                 "initial_connection_window_size": max(2 * settings.max_body_bytes, _LEAST_WINDOW),
                 "allow_connect": True,
             },
-            "# early_header_mutation_extensions": "a client's copy of an internal header goes before any filter sees it:\n"
+            "# early_header_mutation_extensions": "a client's copy of an internal header goes before any filter:\n"
             "a processor that ends its stream without an answer lets the request go on undecided,\n"
             "also with failure_mode_allow false (seen with 1.40)",
             "early_header_mutation_extensions": [_strip()],
@@ -95,7 +95,7 @@ def _connection_manager(settings: Settings, options: RenderOptions) -> dict[str,
             "stream_idle_timeout": seconds(undecided_idle_ms),
             "upgrade_configs": [{"upgrade_type": "websocket"}],
             "access_log": [_access_log(settings)],
-            "# local_reply_config": "Envoy's own failures in OpenAI's shape; the gateway's immediate answers match no rule",
+            "# local_reply_config": "Envoy's own failures in OpenAI's shape; the gateway's own answers match no rule",
             "local_reply_config": local_reply_config(),
             "http_filters": [_decide(settings), _response_headers(), _capture(), _router()],
             "rds": {"route_config_name": ROUTE_TABLE, "config_source": options_source(options, "routes.yaml")},
@@ -132,7 +132,7 @@ def _access_log(settings: Settings) -> dict[str, Any]:
             common_config={
                 "log_name": "forebay",
                 "transport_api_version": "V3",
-                "# buffer_flush_interval": "entries end reservations, so they wait this long at most; the default is 1 s",
+                "# buffer_flush_interval": "entries end reservations; the default is 1 s",
                 "buffer_flush_interval": seconds(settings.log_flush_ms),
                 "grpc_service": {"envoy_grpc": {"cluster_name": GATEWAY_CLUSTER}},
             },
@@ -148,8 +148,8 @@ def _decide(settings: Settings) -> dict[str, Any]:
             _EXT_PROC,
             **{
                 "grpc_service": _service("decide"),
-                "# processing_mode": "headers first: gRPC, upgrades and refused callers are never buffered; the answer to\n"
-                "the headers overrides to BUFFERED for what is read",
+                "# processing_mode": "headers first: gRPC, upgrades and refused callers are never buffered; the\n"
+                "answer to the headers overrides to BUFFERED for what is read",
                 "processing_mode": modes | {"request_body_mode": "NONE"},
                 "allow_mode_override": True,
                 "# allowed_override_modes": "this one override and no other; responses never come to decide",
@@ -197,6 +197,9 @@ def _capture() -> dict[str, Any]:
         _EXT_PROC,
         grpc_service=_service("capture"),
         observability_mode=True,
+        # How long a copy's stream outlives its request, so that the last bytes still leave. A client that goes away ends
+        # its copy only then, and those who follow it wait for that; the default is 5 s.
+        deferred_close_timeout="0.25s",
         processing_mode={
             "request_header_mode": "SEND",
             "request_body_mode": "NONE",

@@ -149,8 +149,11 @@ def _removed_from_request(pool: Pool) -> list[str]:
     if pool.protocol != Pool.KSERVE_GRPC:
         internal.append(ID_HEADER)  # the batch service is ours, and ends the reservation by it
     # decide takes the client's credential out as well; this holds also where a route fails open.
-    private = [*CREDENTIAL_HEADERS, "proxy-authorization"]
-    return [*internal, *private] if pool.protocol == Pool.HTTP else [*internal, *private, "cookie"]
+    private = [*CREDENTIAL_HEADERS, "proxy-authorization", "x-envoy-external-address"]
+    if pool.protocol == Pool.OPENAI:
+        # A model's host, often somebody else's, has no use for who the end user is.
+        private += ["cookie", "x-forwarded-for"]
+    return internal + private
 
 
 def _removed_from_response(pool: Pool) -> list[str]:

@@ -99,14 +99,16 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        self._serve({
-            "/healthz": self._health,
-            "/readyz": self._ready,
-            "/metrics": self._metrics,
-            "/policy": self._policy,
-            "/pools": self._pools,
-            "/records": self._records,
-        })
+        self._serve(
+            {
+                "/healthz": self._health,
+                "/readyz": self._ready,
+                "/metrics": self._metrics,
+                "/policy": self._policy,
+                "/pools": self._pools,
+                "/records": self._records,
+            }
+        )
 
     def do_POST(self) -> None:
         self._serve({"/cache/invalidate": self._invalidate})
@@ -195,5 +197,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
         """Admin requests are not logged."""

@@ -18,7 +18,7 @@ from google.protobuf.json_format import MessageToDict
 
 from forebay.batching import ClientTls, PoolServers, Sender
 from forebay.gateway.admin import AdminServer, AdminSources
-from forebay.gateway.seam import Engine, Gateway
+from forebay.gateway.seam import Engine, Gateway, PolicyRefused
 from forebay.gateway.stages import StageRunner
 
 if TYPE_CHECKING:
@@ -90,11 +90,17 @@ class GatewayProcess:
         """Put another policy into force, at once and whole. Addresses and table sizes need a new process.
 
         Returns: its revision.
-        Raises: `PolicyRefused`; the policy before stays in force.
+        Raises: `PolicyRefused`, or `OSError` for a CA file that cannot be read; the policy before stays in force.
         """
-        revision = self.engine.swap(policy.message_bytes)
-        self._policy = policy.message()
-        self._sender.set_servers(_servers(self._policy))
+        message = policy.message()
+        # First, since a CA file that cannot be read must change nothing.
+        self._sender.set_servers(_servers(message))
+        try:
+            revision = self.engine.swap(policy.message_bytes)
+        except PolicyRefused:
+            self._sender.set_servers(_servers(self._policy))
+            raise
+        self._policy = message
         return revision
 
     def stop(self) -> int:

@@ -1,17 +1,21 @@
 """A file that may be replaced while a process reads it.
 
 Owns: noticing that the file changed. Must not know: what is in it.
-On failure: a file that is away counts as unchanged, since a replacement by rename never leaves a gap that matters.
+On failure: a file that is away counts as unchanged, since a replacement by rename never leaves a gap that matters;
+a `changed` that raises is logged, and the next change is told all the same.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 __all__ = ["FileWatch"]
 
+_log = logging.getLogger(__name__)
 _EVERY_S = 0.25
 
 
@@ -21,8 +25,8 @@ class FileWatch:
     Looking four times a second works on every file system, also on mounted ones that send no events.
     """
 
-    def __init__(self, path: str | os.PathLike[str], changed: Callable[[], None]) -> None:
-        self._path = os.fspath(path)
+    def __init__(self, path: str | os.PathLike[str], changed: Callable[[], object]) -> None:
+        self._path = Path(path)
         self._changed = changed
         self._seen = self._look()
         self._stop = threading.Event()
@@ -39,7 +43,7 @@ class FileWatch:
 
     def _look(self) -> tuple[int, int, int, int] | None:
         try:
-            state = os.stat(self._path)
+            state = self._path.stat()
         except OSError:
             return None
         return (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
@@ -49,4 +53,8 @@ class FileWatch:
             now = self._look()
             if now is not None and now != self._seen:
                 self._seen = now
-                self._changed()
+                try:
+                    self._changed()
+                except Exception:
+                    # One change that cannot be taken must not make the next ones go unseen.
+                    _log.exception("the change of `%s` was not taken", self._path)

@@ -94,7 +94,8 @@ def embeddings(body: Json, default_dims: int) -> Json:
 def _vector(text: str, dims: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     seed = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
     vector = np.random.default_rng(seed).standard_normal(dims)
-    return (vector / np.linalg.norm(vector)).astype("<f4")
+    unit: np.ndarray[tuple[int], np.dtype[np.float32]] = (vector / np.linalg.norm(vector)).astype("<f4")
+    return unit
 
 
 def _choice_count(body: Json) -> int:

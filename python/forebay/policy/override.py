@@ -53,7 +53,8 @@ def override(policy: LoadedPolicy, settings: Iterable[str]) -> LoadedPolicy:
     if findings:
         raise PolicyError("--set", findings)
     message = ParseDict(reading.json, Policy())
-    return LoadedPolicy(message.SerializeToString(deterministic=True), MappingProxyType(dict(policy.lines)), policy.source)
+    lines = MappingProxyType(dict(policy.lines))
+    return LoadedPolicy(message.SerializeToString(deterministic=True), lines, policy.source)
 
 
 class _Refused(Exception):

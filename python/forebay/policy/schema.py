@@ -121,8 +121,8 @@ class _Walk:
         return node.value
 
     def _enum(self, node: Node, field: FieldDescriptor, path: str) -> Any:
-        assert field.enum_type is not None  # the field's type says so
-        values = [value.name for value in field.enum_type.values if value.number != 0]
+        known = field.enum_type.values if field.enum_type else []
+        values = [value.name for value in known if value.number != 0]
         allowed = ", ".join(f"`{name}`" for name in values)
         if not isinstance(node, Scalar) or not isinstance(node.value, str):
             return self._wrong(node, path, f"must be one of {allowed}")

@@ -211,12 +211,12 @@ class _Builder:
     def _take_value(self, top: _Open, key: Scalar, node: Node) -> None:
         top.key = None
         first = top.seen.setdefault(key.raw, key.line)
-        assert isinstance(top.node, Mapping)  # only a mapping ever holds a key
-        if len(top.seen) == len(top.node.entries):
+        entries = top.node.entries if isinstance(top.node, Mapping) else []
+        if len(top.seen) == len(entries):
             message = f"`{_shown(key.raw)}` is given twice in one mapping, first on line {first}; keep one"
             self.findings.append(_error("duplicate_key", message, key.line, key.column))
             return
-        top.node.entries.append(Entry(key.raw, key.line, key.column, node))
+        entries.append(Entry(key.raw, key.line, key.column, node))
 
     def _waits_for_key(self) -> bool:
         return bool(self._stack) and isinstance(self._stack[-1].node, Mapping) and self._stack[-1].key is None
@@ -228,9 +228,9 @@ class _Builder:
             return Scalar(_resolve(raw) if plain else raw, raw, line, column)
         if tag == f"{_CORE}str":
             return Scalar(raw, raw, line, column)
-        if tag in (f"{_CORE}int", f"{_CORE}float", f"{_CORE}bool", f"{_CORE}null"):
-            return Scalar(_resolve(raw), raw, line, column)
-        self._refuse("tag_refused", f"the tag `{_shown(tag)}` is not accepted; remove it", line, column)
+        if tag not in (f"{_CORE}int", f"{_CORE}float", f"{_CORE}bool", f"{_CORE}null"):
+            self._refuse("tag_refused", f"the tag `{_shown(tag)}` is not accepted; remove it", line, column)
+        return Scalar(_resolve(raw), raw, line, column)
 
     def _refuse(self, slug: str, message: str, line: int, column: int) -> NoReturn:
         raise YamlRefused([*self.findings, _error(slug, message, line, column)])

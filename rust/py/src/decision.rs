@@ -2,9 +2,11 @@
 //! Must not know: how it came about.
 //! On failure: it cannot fail.
 
-use forebay_core::engine::{Answer, Forward, MetaValue};
+use forebay_core::engine::{Answer, Forward, MetaValue, StageCall};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+
+use crate::stage::StageRequestView;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Decision>()
@@ -33,6 +35,9 @@ pub struct Decision {
     batch: bool,
     /// `follow` and `resolve`: the longest wait
     wait_ns: u64,
+    /// `resolve`: the stage, `package.module:function`
+    target: String,
+    request: Option<Py<StageRequestView>>,
     body: Option<Py<PyBytes>>,
     metadata: Py<PyDict>,
 }
@@ -43,6 +48,12 @@ impl Decision {
     #[getter]
     fn body(&self, py: Python<'_>) -> Option<Py<PyBytes>> {
         self.body.as_ref().map(|b| b.clone_ref(py))
+    }
+
+    /// `resolve`: the request as the stage sees it
+    #[getter]
+    fn request(&self, py: Python<'_>) -> Option<Py<StageRequestView>> {
+        self.request.as_ref().map(|r| r.clone_ref(py))
     }
 
     fn __repr__(&self) -> String {
@@ -65,6 +76,8 @@ impl Decision {
             capture: false,
             batch: false,
             wait_ns: 0,
+            target: String::new(),
+            request: None,
             body: None,
             metadata: PyDict::new(py).unbind(),
         }
@@ -76,6 +89,16 @@ impl Decision {
 
     pub fn wait(py: Python<'_>, action: &'static str, id: u128, wait_ns: u64) -> Self {
         Self { wait_ns, ..Self::empty(py, action, id) }
+    }
+
+    pub fn resolve(py: Python<'_>, id: u128, call: &StageCall, body: &[u8]) -> PyResult<Self> {
+        let request = StageRequestView::new(py, &call.view, body);
+        Ok(Self {
+            wait_ns: call.deadline_ns,
+            target: call.target.to_string(),
+            request: Some(Py::new(py, request)?),
+            ..Self::empty(py, "resolve", id)
+        })
     }
 
     pub fn answer(py: Python<'_>, id: u128, answer: Answer) -> Self {

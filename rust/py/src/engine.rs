@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use forebay_core::answer::{BodyEnd, ResponseHead};
 use forebay_core::cache::Selector;
 use forebay_core::engine::{
     BodyStep, Clock, Engine as CoreEngine, EngineConfig, FollowOutcome, HeadStep, LogEntry, Resolution,
@@ -164,20 +165,36 @@ impl Engine {
         Ok(())
     }
 
-    /// Feeds the engine a complete plain JSON answer for a request that was forwarded with `capture`.
+    /// Feeds the engine the whole response of a request that was forwarded with `capture`; a stream is folded.
     ///
+    /// `end`: `complete`, or `cut` where the connection broke.
     /// Returns: `stored`, `replaced`, or why it was not kept; `unknown` if nobody waits for it.
-    #[pyo3(signature = (id, body, *, status=200, content_type="application/json"))]
-    fn capture(&self, py: Python<'_>, id: &str, body: &[u8], status: u16, content_type: &str) -> PyResult<String> {
-        use forebay_core::answer::{BodyEnd, ResponseHead};
+    /// Raises: `ValueError` for an id that is no 32 hex digits, or another `end`.
+    #[pyo3(signature = (id, body, *, status=200, content_type="application/json", content_encoding=None, end="complete"))]
+    #[allow(clippy::too_many_arguments)] // keyword-only parts of one response
+    fn capture(
+        &self,
+        py: Python<'_>,
+        id: &str,
+        body: &[u8],
+        status: u16,
+        content_type: &str,
+        content_encoding: Option<&str>,
+        end: &str,
+    ) -> PyResult<&'static str> {
         let id = parse_id(id)?;
+        let end = match end {
+            "complete" => BodyEnd::Complete,
+            "cut" => BodyEnd::Cut,
+            _ => return Err(PyValueError::new_err(format!("a response ends `complete` or `cut`, not `{end}`"))),
+        };
         Ok(py.detach(|| {
-            let Some(mut capture) = self.engine.capture(id) else { return "unknown".to_owned() };
-            capture.head(&ResponseHead { status, content_type: Some(content_type), content_encoding: None });
+            let Some(mut capture) = self.engine.capture(id) else { return "unknown" };
+            capture.head(&ResponseHead { status, content_type: Some(content_type), content_encoding });
             capture.body(body);
-            match self.engine.captured(capture, BodyEnd::Complete, self.clock.now_ns()) {
-                Ok(outcome) => outcome.slug().to_owned(),
-                Err(reason) => reason.slug().to_owned(),
+            match self.engine.captured(capture, end, self.clock.now_ns()) {
+                Ok(outcome) => outcome.slug(),
+                Err(reason) => reason.slug(),
             }
         }))
     }
@@ -297,7 +314,7 @@ impl Session {
         let decision = match step {
             BodyStep::Answer(answer) => Decision::answer(py, id, answer),
             BodyStep::Forward(forward) => Decision::forward(py, forward)?,
-            BodyStep::Resolve(call) => Decision::wait(py, "resolve", id, call.deadline_ns),
+            BodyStep::Resolve(call) => Decision::resolve(py, id, &call, body)?,
             BodyStep::Follow { until_ns } => {
                 Decision::wait(py, "follow", id, until_ns.saturating_sub(self.clock.now_ns()))
             }
@@ -305,15 +322,31 @@ impl Session {
         Py::new(py, decision)
     }
 
+    /// How long Envoy waits for one answer, and the longest that may be announced instead, under the policy that
+    /// decides on this request, in ns; zeros once it is decided.
+    #[getter]
+    fn message_timeouts_ns(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        inner.session.as_ref().map_or((0, 0), |s| (s.message_timeout_ns(), s.max_message_timeout_ns()))
+    }
+
     /// After `follow`: waits for the request in flight, at most `timeout_ns`. Blocks with the GIL released.
-    fn wait(&self, py: Python<'_>, timeout_ns: u64) {
+    ///
+    /// Returns: whether that one ended. Otherwise this one goes on alone, unless it waits again.
+    fn wait(&self, py: Python<'_>, timeout_ns: u64) -> bool {
         py.detach(|| {
-            let told = self.inner.lock().told.take();
-            let outcome = told.and_then(|t| t.recv_timeout(Duration::from_nanos(timeout_ns)).ok());
-            if let Some(session) = &mut self.inner.lock().session {
+            let Some(told) = self.inner.lock().told.take() else { return false };
+            let outcome = told.recv_timeout(Duration::from_nanos(timeout_ns)).ok();
+            let ended = outcome.is_some();
+            let mut inner = self.inner.lock();
+            if !ended {
+                inner.told = Some(told);
+            }
+            if let Some(session) = &mut inner.session {
                 session.followed(outcome.unwrap_or(FollowOutcome::GoAlone));
             }
-        });
+            ended
+        })
     }
 
     /// After `resolve`: what the stage answered; `model=None` means that it failed.

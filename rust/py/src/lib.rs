@@ -6,6 +6,7 @@ mod decision;
 mod engine;
 mod error;
 mod gateway;
+mod key;
 mod limit;
 mod policy;
 mod stage;
@@ -27,6 +28,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     engine::register(module)?;
     decision::register(module)?;
     gateway::register(module)?;
+    key::register(module)?;
     stage::register(module)?;
     tokens::register(module)?;
     limit::register(module)?;

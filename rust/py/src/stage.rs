@@ -2,7 +2,7 @@
 //! Must not know: what a stage does.
 //! On failure: a batch that is dropped without answers fails its requests at once; the policy says what then.
 
-use forebay_core::engine::Resolution;
+use forebay_core::engine::{Resolution, StageView};
 use forebay_serve::StageRequest;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
@@ -40,6 +40,24 @@ pub struct StageRequestView {
     body: Py<PyBytes>,
 }
 
+impl StageRequestView {
+    pub fn new(py: Python<'_>, view: &StageView, body: &[u8]) -> Self {
+        Self {
+            model: view.model.clone(),
+            route: view.route.to_string(),
+            tenant: view.tenant.to_string(),
+            user: view.user.to_string(),
+            feature: view.feature.to_string(),
+            tier: view.tier.to_string(),
+            tools: view.tools,
+            vision: view.vision,
+            json: view.json,
+            stream: view.stream,
+            body: PyBytes::new(py, body).unbind(),
+        }
+    }
+}
+
 #[pymethods]
 impl StageRequestView {
     /// The request's body, as it came.
@@ -64,21 +82,7 @@ impl StageBatch {
         let target = waiting.first().map(|r| r.call.target.to_string()).unwrap_or_default();
         let mut requests = Vec::with_capacity(waiting.len());
         for request in &waiting {
-            let view = &request.call.view;
-            let view = StageRequestView {
-                model: view.model.clone(),
-                route: view.route.to_string(),
-                tenant: view.tenant.to_string(),
-                user: view.user.to_string(),
-                feature: view.feature.to_string(),
-                tier: view.tier.to_string(),
-                tools: view.tools,
-                vision: view.vision,
-                json: view.json,
-                stream: view.stream,
-                body: PyBytes::new(py, &request.body).unbind(),
-            };
-            requests.push(Py::new(py, view)?);
+            requests.push(Py::new(py, StageRequestView::new(py, &request.call.view, &request.body))?);
         }
         Ok(Self { target, requests, waiting: Mutex::new(Some(waiting)) })
     }

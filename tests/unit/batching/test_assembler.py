@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import forebay._core as core
-from forebay._core import BatchAssembler, ModelShape
+from forebay._core import BatchAssembler, BatchRefused, ModelShape
 
 
 def shape(rows: int = 8) -> ModelShape:
@@ -84,18 +84,19 @@ def test_a_request_is_taken_back_once() -> None:
 
 def test_refusals_say_what_is_wrong() -> None:
     assembler = BatchAssembler(shape(), max_rows=8)
-    with pytest.raises(ValueError, match=r"needs 24 bytes, but 4 came"):
+    with pytest.raises(BatchRefused, match=r"needs 24 bytes, but 4 came"):
         assembler.push([("x", "FP32", [2, 3], b"1234")], now_ns=0)
-    with pytest.raises(ValueError, match=r"is INT32, but the model takes FP32"):
+    with pytest.raises(BatchRefused, match=r"is INT32, but the model takes FP32"):
         assembler.push([("x", "INT32", [1, 1], b"1234")], now_ns=0)
     with pytest.raises(TypeError):
         assembler.push([("x", "FP32", [1, 1], 4)], now_ns=0)
     assembler.push([given(np.zeros((8, 1), np.float32))], now_ns=0)
-    with pytest.raises(ValueError, match=r"is full: 8 of 8 rows"):
+    with pytest.raises(BatchRefused, match=r"is full: 8 of 8 rows") as refused:
         assembler.push([given(np.zeros((1, 1), np.float32))], now_ns=0)
+    assert refused.value.slug == "batch_queue_full"
     batch = assembler.take(now_ns=0)
     assert batch is not None
-    with pytest.raises(ValueError, match=r"first dimension must be the rows"):
+    with pytest.raises(BatchRefused, match=r"first dimension must be the rows"):
         batch.split([("x", "INT8", [7], b"1234567")])
     with pytest.raises(ValueError, match="has ended"):
         batch.inputs()

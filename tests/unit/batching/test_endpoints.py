@@ -24,13 +24,15 @@ def test_the_server_with_the_fewest_rows_is_picked() -> None:
     assert (first.rows, first.batches) == (0, {})
 
 
-def test_a_server_has_at_most_its_batches_of_one_model() -> None:
-    pool = group("a:1")
-    (only,) = pool.endpoints
-    with only.holding(LANE, 1), only.holding(LANE, 1):
-        assert pool.pick(LANE, 2, 0) is None
-        assert pool.pick(("other", ""), 2, 0) is only
-        assert pool.pick(LANE, None, 0) is only
+def test_a_server_with_its_batches_of_one_model_comes_after_those_with_room() -> None:
+    pool = group("a:1", "b:1")
+    first, second = pool.endpoints
+    with first.holding(LANE, 1), first.holding(LANE, 1), second.holding(LANE, 9):
+        assert pool.pick(LANE, 2, 0) is second
+        assert pool.pick(("other", ""), 2, 0) is first
+        assert pool.pick(LANE, None, 0) is first
+        with second.holding(LANE, 9):
+            assert pool.pick(LANE, 2, 0) is first
 
 
 def test_a_server_that_was_away_rests_unless_all_do() -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from forebay._core import BatchServer
-from forebay.batching import BatchQueue, PoolServers, Sender
+from forebay.batching import BatchQueue, ClientTls, PoolServers, Sender
 
 WAIT_S = 20
 ID = f"{7:032x}"
@@ -227,6 +228,12 @@ def test_wrong_words_are_refused() -> None:
         BatchServer(queue, "127.0.0.1:0", {"7": "pool"})
     with pytest.raises(ValueError, match="no `host:port`"):
         BatchServer(queue, "nowhere", {})
-    sender = Sender(queue, {})
-    sender.start()
+
+
+def test_a_sender_whose_authority_cannot_be_read_does_not_start(tmp_path: Path) -> None:
+    servers = {"pool": PoolServers(("127.0.0.1:1",), ClientTls(ca_file=tmp_path / "absent.pem"))}
+    sender = Sender(BatchQueue(), servers)
+    with pytest.raises(FileNotFoundError):
+        sender.start()
     sender.stop()
+    Sender(BatchQueue(), servers).stop()

@@ -28,10 +28,6 @@ pub fn explain(policy: &[u8], request: ExplainRequest<'_>, clock: &impl Clock) -
         EngineConfig { max_reservations: 16, max_buckets: 4_096, max_records: 1, ..EngineConfig::default() },
         snapshot,
     );
-    // The tables are built before, so that the times are those of a running gateway.
-    for model in &engine.live().snapshot.models {
-        model.rules.tokenizer.warm();
-    }
     let pairs = request.headers.iter().map(|(k, v)| (k.as_str(), v.as_bytes()));
     let head = Head::read(pairs, request.body.is_empty());
     let step = engine.head_as(head, 1, Some(request.key_id.unwrap_or_default()).filter(|k| !k.is_empty()), clock);

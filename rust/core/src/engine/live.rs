@@ -43,6 +43,10 @@ pub struct CacheRuntime {
 
 impl Live {
     pub(super) fn new(snapshot: Snapshot, pools: &Pools, before: Option<&Live>) -> Self {
+        for model in &snapshot.models {
+            // A vocabulary's tables take long to build; no request waits for that.
+            model.rules.tokenizer.warm();
+        }
         let states = snapshot.pools.iter().map(|p| pools.state(&p.name)).collect();
         let kept = before.and_then(|b| b.cache.clone());
         let cache = snapshot.cache.as_ref().map(|policy| match kept {

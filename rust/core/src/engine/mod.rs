@@ -28,7 +28,7 @@ use arc_swap::ArcSwap;
 
 pub use answer::{Answer, Forward, MetaValue};
 pub use batch::BatchCaller;
-pub use body::{BodyStep, Resolution, StageCall};
+pub use body::{BodyStep, Resolution, StageCall, StageView};
 pub use capture::Capture;
 pub use end::{LogEntry, Open};
 pub use explain::{ExplainRequest, explain};
@@ -44,6 +44,9 @@ use crate::policy::{Finding, Snapshot};
 use crate::pool::{PoolView, Pools};
 use crate::record::Ring;
 use crate::tokens::Memo;
+
+/// Many, so that the growth of one moves few buckets in the middle of a request.
+const LIMIT_SHARDS: usize = 64;
 
 /// Where time comes from.
 pub trait Clock {
@@ -116,7 +119,7 @@ impl Engine {
             owner: config.owner,
             limiter: Arc::new(Limiter::new(LimiterConfig {
                 max_buckets: config.max_buckets,
-                ..LimiterConfig::default()
+                shards: LIMIT_SHARDS,
             })),
             open: ReservationTable::new(ReservationConfig {
                 max_reservations: config.max_reservations,

@@ -93,6 +93,11 @@ impl Engine {
         );
         session.mark(Stage::Key, clock);
         let now_ns = clock.now_ns();
+        // A wait for a request of another model, tried after this one before, says nothing about this one's answer.
+        if session.aboard.as_ref().is_some_and(|a| a.key != key) {
+            session.aboard = None;
+            session.followed = Some(Outcome::GoAlone);
+        }
         if let Some(Outcome::Answered(entry)) = session.followed.take_if(|f| matches!(f, Outcome::Answered(_))) {
             session.aboard = None;
             if let Some(answer) = self.serve_entry(session, asked, &key, &entry, CacheState::Follow, clock) {

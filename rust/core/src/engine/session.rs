@@ -88,6 +88,11 @@ impl Session {
         self.live.snapshot.timing.message_timeout_ns
     }
 
+    /// The longest wait that may be announced to Envoy instead.
+    pub fn max_message_timeout_ns(&self) -> u64 {
+        self.live.snapshot.timing.max_message_timeout_ns
+    }
+
     /// Ends a stage: its time is what passed since the last one ended.
     pub(super) fn mark(&mut self, stage: Stage, clock: &impl Clock) {
         let now = clock.now_ns();

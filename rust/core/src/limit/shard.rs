@@ -65,8 +65,8 @@ impl Shard {
         Self {
             max_buckets,
             clock_ns: 0,
-            // All at once: growing would move every bucket in the middle of a request.
-            table: HashTable::with_capacity(max_buckets),
+            // It grows with use; many shards keep each move short.
+            table: HashTable::new(),
             hand: 0,
             overflow: HashMap::new(),
             evicted: 0,

@@ -97,6 +97,55 @@ fn spaces(chunk: Chunk) -> u64 {
     between::<9, 13>(chunk) | between::<b' ', b' '>(chunk)
 }
 
+/// More than a piece of two chunks can have.
+pub(super) const UNSURE_OF_TWO: u32 = 16;
+
+/// [`cased_word`] over sixteen bytes: at most fifteen, or [`UNSURE_OF_TWO`].
+#[inline(always)]
+pub(super) fn long_cased_word(chunks: [Chunk; 2], lead: u32) -> u32 {
+    let (upper, lower) = (bits(chunks, between::<b'A', b'Z'>), bits(chunks, between::<b'a', b'z'>));
+    let after = lead + (upper >> lead).trailing_ones();
+    let length = after + (lower >> after).trailing_ones();
+    ended_of_two(chunks, length, b'\'')
+}
+
+/// [`word`] over sixteen bytes: at most fifteen, or [`UNSURE_OF_TWO`].
+#[inline(always)]
+pub(super) fn long_word(chunks: [Chunk; 2], lead: u32) -> u32 {
+    let letters = bits(chunks, |chunk| between::<b'a', b'z'>(chunk | (0x20 * ONES)));
+    ended_of_two(chunks, lead + (letters >> lead).trailing_ones(), 0xFF)
+}
+
+/// [`white_space`] over sixteen bytes: at most fifteen, or [`UNSURE_OF_TWO`].
+#[inline(always)]
+pub(super) fn long_white_space(chunks: [Chunk; 2]) -> u32 {
+    let length = bits(chunks, spaces).trailing_ones();
+    if ended_of_two(chunks, length, 0xFF) == UNSURE_OF_TWO {
+        return UNSURE_OF_TWO;
+    }
+    let newlines = bits(chunks, newlines) & ((1 << length) - 1);
+    if newlines != 0 { 32 - newlines.leading_zeros() } else { (length - 1).max(1) }
+}
+
+/// One bit per byte: the high bits of a mask of each chunk.
+#[inline(always)]
+fn bits(chunks: [Chunk; 2], mask: impl Fn(Chunk) -> u64) -> u32 {
+    // The product moves the high bit of byte n to bit 56 + n.
+    let [low, high] =
+        chunks.map(|chunk| ((mask(chunk) >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32);
+    high << 8 | low
+}
+
+/// As [`ended`] for two chunks.
+#[inline(always)]
+fn ended_of_two(chunks: [Chunk; 2], length: u32, barred: u8) -> u32 {
+    if length > 15 {
+        return UNSURE_OF_TWO;
+    }
+    let next = (chunks[(length / 8) as usize] >> (8 * (length % 8))) as u8;
+    if next >= 0x80 || next == barred { UNSURE_OF_TWO } else { length }
+}
+
 /// The high bit of each byte that is in `FIRST..=LAST`; both are ASCII.
 #[inline(always)]
 fn between<const FIRST: u8, const LAST: u8>(chunk: Chunk) -> u64 {

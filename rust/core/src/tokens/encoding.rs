@@ -35,7 +35,7 @@ struct Tables {
 static O200K_BASE: OnceLock<Tables> = OnceLock::new();
 static CL100K_BASE: OnceLock<Tables> = OnceLock::new();
 
-/// What one thread remembers per encoding, 320 KiB: recent pieces that are one token, and recent pieces that
+/// What one thread remembers per encoding, 640 KiB: recent pieces that are one token, and recent pieces that
 /// merging cut, each of up to 7 and of 8 to 15 bytes. A piece overwrites another with the same slot, so the
 /// memory is fixed whatever the texts are. Common words lie close together here; in the tables of all tokens
 /// they lie far apart and do not fit a core's cache. A cut is dear to find again, so tokens do not evict it.
@@ -48,9 +48,10 @@ struct Worker {
     scratch: Scratch,
 }
 
-const SHORT_SLOTS: u32 = 8192;
+const SHORT_TOKEN_SLOTS: u32 = 8192;
 const PACKED_TOKEN_SLOTS: u32 = 4096;
-const PACKED_CUT_SLOTS: u32 = 8192;
+const SHORT_CUT_SLOTS: u32 = 32_768;
+const PACKED_CUT_SLOTS: u32 = 16_384;
 
 /// Slot of a spread key among a power of two of them.
 #[inline(always)]
@@ -163,6 +164,18 @@ impl Tables {
                     at += length as usize;
                     continue;
                 }
+                if let Some(second) = text[at + 8..].first_chunk::<8>() {
+                    let second = u64::from_le_bytes(*second);
+                    let length = P::medium_piece(&self.classes, [chunk, second]);
+                    if (8..=15).contains(&length) {
+                        total += self.count_packed(pieces::packed_key([chunk, second], length), worker);
+                        if total > limit {
+                            return None;
+                        }
+                        at += length as usize;
+                        continue;
+                    }
+                }
             }
             let end = P::piece_end(&self.classes, text, at);
             let length = end - at;
@@ -188,7 +201,7 @@ impl Tables {
     #[inline(always)]
     fn count_short(&self, key: ShortKey, worker: &mut Worker) -> u64 {
         let spread = pieces::spread_short(key);
-        if worker.short_tokens[slot(spread, SHORT_SLOTS)] == key {
+        if worker.short_tokens[slot(spread, SHORT_TOKEN_SLOTS)] == key {
             return 1;
         }
         self.count_new_short(key, spread, worker)
@@ -196,18 +209,17 @@ impl Tables {
 
     #[inline(never)]
     fn count_new_short(&self, key: ShortKey, spread: u64, worker: &mut Worker) -> u64 {
-        let slot = slot(spread, SHORT_SLOTS);
-        let cut = worker.short_cuts[slot];
-        if cut & !(7 << 60) == key {
-            return cut >> 60;
+        let cut = &mut worker.short_cuts[slot(spread, SHORT_CUT_SLOTS)];
+        if *cut & !(7 << 60) == key {
+            return *cut >> 60;
         }
         if self.pieces.has_short(key, spread) {
-            worker.short_tokens[slot] = key;
+            worker.short_tokens[slot(spread, SHORT_TOKEN_SLOTS)] = key;
             return 1;
         }
         let length = (key >> 56) as usize;
         let count = self.merges.count(&key.to_le_bytes()[..length], &mut worker.scratch) as u64;
-        worker.short_cuts[slot] = key | count << 60;
+        *cut = key | count << 60;
         count
     }
 
@@ -245,8 +257,8 @@ impl Tables {
 impl Worker {
     fn new() -> Self {
         Self {
-            short_tokens: vec![0; SHORT_SLOTS as usize].into_boxed_slice(),
-            short_cuts: vec![0; SHORT_SLOTS as usize].into_boxed_slice(),
+            short_tokens: vec![0; SHORT_TOKEN_SLOTS as usize].into_boxed_slice(),
+            short_cuts: vec![0; SHORT_CUT_SLOTS as usize].into_boxed_slice(),
             packed_tokens: vec![0; PACKED_TOKEN_SLOTS as usize].into_boxed_slice(),
             packed_cuts: vec![0; PACKED_CUT_SLOTS as usize].into_boxed_slice(),
             scratch: Scratch::default(),

@@ -124,3 +124,54 @@ fn patches(Pixels { width, height }: Pixels, cap: u64) -> u64 {
 fn squares(side: f64, square: f64) -> u64 {
     ((side / square - 1e-9).ceil() as u64).max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TILES: ImageRule = ImageRule::Tiles { base_tokens: 85, tile_tokens: 170 };
+
+    fn pixels(width: u32, height: u32) -> Pixels {
+        Pixels { width, height }
+    }
+
+    /// The first two are the examples of the published rule; the third is what gpt-4o bills for a small image.
+    #[test]
+    fn tiles_cover_the_image_after_scaling_down() {
+        for (width, height, expected) in [
+            (1024, 1024, 765),
+            (2048, 4096, 1105),
+            (128, 64, 255),
+            (512, 512, 255),
+            (513, 512, 425),
+            (1, 1, 255),
+            (100_000, 1, 85 + 4 * 170),
+            (4096, 1537, 85 + 8 * 170),
+            (u32::MAX, u32::MAX, 765),
+        ] {
+            assert_eq!(tokens(TILES, pixels(width, height)), expected, "{width} × {height}");
+        }
+    }
+
+    /// The first two are the examples of the published rule.
+    #[test]
+    fn patches_cover_the_image_up_to_the_cap() {
+        let rule = ImageRule::Patches { cap: 1536, multiplier_milli: 1000 };
+        for (width, height, expected) in
+            [(1024, 1024, 1024), (1800, 2400, 1452), (32, 32, 1), (33, 32, 2), (1, 1, 1), (u32::MAX, 1, 1536)]
+        {
+            assert_eq!(tokens(rule, pixels(width, height)), expected, "{width} × {height}");
+        }
+        let mini = ImageRule::Patches { cap: 1536, multiplier_milli: 1620 };
+        assert_eq!(tokens(mini, pixels(128, 64)), 13);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_size_costs_more_than_the_rule_allows(width in 1_u32.., height in 1_u32.., cap in 1_u64..5000) {
+            proptest::prop_assert!((255..=85 + 8 * 170).contains(&tokens(TILES, pixels(width, height))));
+            let rule = ImageRule::Patches { cap, multiplier_milli: 1000 };
+            proptest::prop_assert!((1..=cap).contains(&tokens(rule, pixels(width, height))));
+        }
+    }
+}

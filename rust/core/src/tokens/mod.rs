@@ -15,6 +15,8 @@ mod ascii;
 mod classes;
 mod encoding;
 mod merges;
+#[cfg(test)]
+mod oracle;
 mod pieces;
 mod split;
 mod tree;

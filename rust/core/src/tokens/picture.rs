@@ -125,3 +125,92 @@ fn six_bits(character: u8) -> Option<u8> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+    fn url(media_type: &str, file: &[u8]) -> String {
+        let mut url = format!("data:{media_type};base64,");
+        for chunk in file.chunks(3) {
+            let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
+            let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+            for index in 0..4 {
+                let six = (bits >> (18 - 6 * index) & 0x3F) as usize;
+                url.push(if index <= chunk.len() { char::from(ALPHABET[six]) } else { '=' });
+            }
+        }
+        url
+    }
+
+    /// Headers of pictures of 640 × 480, as the formats' documents lay them out.
+    fn headers() -> Vec<(&'static str, Vec<u8>)> {
+        let png =
+            [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(), &640_u32.to_be_bytes(), &480_u32.to_be_bytes()]
+                .concat();
+        let gif = b"GIF89a\x80\x02\xE0\x01\xF7".to_vec();
+        let lossy = b"RIFF\0\0\0\0WEBPVP8 \0\0\0\0\0\0\0\x9D\x01\x2A\x80\x02\xE0\x41".to_vec();
+        let bits: u32 = 0x27F | 0x1DF << 14;
+        let lossless = [b"RIFF\0\0\0\0WEBPVP8L\0\0\0\0\x2F".as_slice(), &bits.to_le_bytes()].concat();
+        let extended = b"RIFF\0\0\0\0WEBPVP8X\0\0\0\0\0\0\0\0\x7F\x02\0\xDF\x01\0".to_vec();
+        let segment = |marker: u8, bytes: usize| {
+            [vec![0xFF, marker], ((bytes + 2) as u16).to_be_bytes().to_vec(), vec![7; bytes]].concat()
+        };
+        let frame = b"\xFF\xC2\x00\x11\x08\x01\xE0\x02\x80\x03".as_slice();
+        let jpeg = [
+            b"\xFF\xD8".as_slice(),
+            &segment(0xE0, 14),
+            &segment(0xE1, 60_000),
+            b"\xFF",
+            &segment(0xC4, 20),
+            frame,
+        ]
+        .concat();
+        vec![
+            ("png", png),
+            ("gif", gif),
+            ("webp", lossy),
+            ("webp", lossless),
+            ("webp", extended),
+            ("jpeg", jpeg),
+        ]
+    }
+
+    #[test]
+    fn reads_the_size_of_every_format() {
+        for (format, header) in headers() {
+            let expected = Some(Pixels { width: 640, height: 480 });
+            assert_eq!(pixels(&url(&format!("image/{format}"), &header)), expected, "{format}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_ends_early_or_lies_has_no_size() {
+        for (format, header) in headers() {
+            for end in 0..header.len().min(40) {
+                let cut = pixels(&url("image/x", &header[..end]));
+                assert!(cut.is_none() || end > 9 && format == "gif", "{format} cut at {end}: {cut:?}");
+            }
+        }
+        let zero = b"GIF89a\0\0\xE0\x01";
+        for url in [
+            url("image/gif", zero),
+            url("image/bmp", b"BM\x80\x02"),
+            url("image/jpeg", &[0xFF, 0xD8, 0xFF, 0xFF, 0xFF]),
+            url(
+                "image/jpeg",
+                &b"\xFF\xD8".iter().copied().chain([0xFF, 0xE0, 0, 2].repeat(1000)).collect::<Vec<_>>(),
+            ),
+            "https://x.test/a.png".to_owned(),
+            "data:image/png,iVBORw0KGgo".to_owned(),
+            "data:image/png;base64,*".to_owned(),
+            "data:".to_owned(),
+            "dat\u{e9}".to_owned(),
+            String::new(),
+        ] {
+            assert_eq!(pixels(&url), None, "{url}");
+        }
+    }
+}

@@ -49,6 +49,13 @@ pub(super) fn key(text: &[u8], at: usize, end: usize) -> Key {
     bytes | (length as u128) << 120
 }
 
+/// Packs the first `length` bytes, 1 to 15, of two chunks.
+#[inline(always)]
+pub(super) fn packed_key([low, high]: [u64; 2], length: u32) -> Key {
+    let bytes = u128::from(high) << 64 | u128::from(low);
+    bytes & ((1 << (8 * length)) - 1) | u128::from(length) << 120
+}
+
 /// Spreads a key over 64 bits; the high bits are the good ones.
 #[inline(always)]
 pub(super) fn spread(key: Key) -> u64 {

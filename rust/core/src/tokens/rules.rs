@@ -149,3 +149,32 @@ fn write_string(text: &str, out: &mut String) {
     out.push_str(&text[plain..]);
     out.push('"');
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::json::{Bounds, Document};
+
+    #[test]
+    fn the_compact_text_parses_back_to_the_value() {
+        let body = r#"{"a":[1,-2.50,true,null,"q\"\\\n\r\t\u0001é\/"],"":{"b":[]},"c":{}}"#;
+        let document = Document::parse(body.as_bytes(), Bounds::default()).unwrap();
+        for field in &document.fields {
+            let mut text = String::new();
+            write_compact(&field.value, &mut text);
+            let wrapped = format!(r#"{{"x":{text}}}"#);
+            let again = Document::parse(wrapped.as_bytes(), Bounds::default()).unwrap();
+            assert_eq!(again.get("x"), Some(&field.value), "{text}");
+            assert!(compact_bytes(&field.value) + 8 >= text.len());
+        }
+    }
+
+    #[test]
+    fn keys_differ_by_domain_and_by_bytes() {
+        let keys = [memo_key("a", b"x"), memo_key("b", b"x"), memo_key("a", b"y"), memo_key("a", b"")];
+        for (index, key) in keys.iter().enumerate() {
+            assert_eq!(keys.iter().position(|other| other == key), Some(index));
+        }
+    }
+}

@@ -16,6 +16,9 @@ pub(super) trait Pattern {
     /// tell.
     fn short_piece(classes: &Classes, chunk: Chunk) -> u32;
 
+    /// The same for sixteen bytes of which the first eight did not decide; more than 15 when they do not either.
+    fn medium_piece(classes: &Classes, chunks: [Chunk; 2]) -> u32;
+
     /// End of the piece that starts at `at`, which is less than the text's length.
     fn piece_end(classes: &Classes, text: &[u8], at: usize) -> usize;
 }
@@ -37,6 +40,15 @@ impl Pattern for Cl100k {
             return ascii::UNSURE;
         }
         short_piece(classes, chunk, ascii::word, ascii::newlines)
+    }
+
+    #[inline(always)]
+    fn medium_piece(classes: &Classes, chunks: [Chunk; 2]) -> u32 {
+        if chunks[0] as u8 == b'\'' {
+            ascii::UNSURE_OF_TWO
+        } else {
+            medium_piece(classes, chunks, ascii::long_word)
+        }
     }
 
     #[inline]
@@ -74,6 +86,11 @@ impl Pattern for O200k {
     fn short_piece(classes: &Classes, chunk: Chunk) -> u32 {
         let closers = |chunk| ascii::newlines(chunk) | ascii::slashes(chunk);
         short_piece(classes, chunk, ascii::cased_word, closers)
+    }
+
+    #[inline(always)]
+    fn medium_piece(classes: &Classes, chunks: [Chunk; 2]) -> u32 {
+        medium_piece(classes, chunks, ascii::long_cased_word)
     }
 
     #[inline]
@@ -143,6 +160,22 @@ fn short_piece(
         }
     }
     if flags & SPACE != 0 { ascii::white_space(chunk) } else { ascii::UNSURE }
+}
+
+/// Words and white space, which most pieces of eight to fifteen bytes are.
+#[inline(always)]
+fn medium_piece(classes: &Classes, chunks: [Chunk; 2], word: impl Fn([Chunk; 2], u32) -> u32) -> u32 {
+    let [first, second, ..] = chunks[0].to_le_bytes();
+    let (flags, next) = (classes.ascii(first), classes.ascii(second));
+    if flags & LETTER != 0 {
+        word(chunks, 0)
+    } else if first < 0x80 && flags & (NUMBER | NEWLINE) == 0 && next & LETTER != 0 {
+        word(chunks, 1)
+    } else if flags & SPACE != 0 && (next & SPACE != 0 || flags & NEWLINE != 0) {
+        ascii::long_white_space(chunks)
+    } else {
+        ascii::UNSURE_OF_TWO
+    }
 }
 
 /// End of the longest run, from `at`, of characters that have any of `flags`.

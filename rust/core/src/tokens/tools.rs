@@ -127,3 +127,79 @@ fn description<'j>(of: &'j Json<'_>) -> &'j str {
     let text = of.get("description").and_then(Json::as_str).unwrap_or_default();
     text.strip_suffix('.').unwrap_or(text)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::json::{Bounds, Document};
+    use crate::tokens::{CountRules, ImageRule, Memo, count_chat};
+
+    fn count_with(tokenizer: Tokenizer, memo: Option<&Memo>, tools: &str) -> Count {
+        let body = format!(r#"{{"tools":{tools}}}"#);
+        let document = Document::parse(body.as_bytes(), Bounds::default()).unwrap();
+        let reply = 3;
+        let count = count_chat(&CountRules { tokenizer, image: ImageRule::default() }, memo, &document);
+        Count { tokens: count.tokens - reply, ..count }
+    }
+
+    fn count(tools: &str) -> Count {
+        count_with(Tokenizer::Exact(Encoding::O200kBase), None, tools)
+    }
+
+    fn words(text: &str) -> u64 {
+        Encoding::O200kBase.count(text)
+    }
+
+    const TICKETS: &str = r#"[{"type":"function","function":{"name":"find_tickets","description":"Finds tickets.",
+        "parameters":{"type":"object","properties":{
+            "state":{"type":"string","description":"State of the ticket.","enum":["open","closed"]},
+            "limit":{"type":"integer"}},"required":["state"]}}}]"#;
+
+    #[test]
+    fn a_flat_function_costs_what_the_rule_says() {
+        for (encoding, start) in [(Encoding::O200kBase, 7), (Encoding::Cl100kBase, 10)] {
+            let words = |text: &str| encoding.count(text);
+            let state =
+                3 + words("state:string:State of the ticket") + 2 * 3 - 3 + words("open") + words("closed");
+            let properties = 3 + state + 3 + words("limit:integer:");
+            let expected = start + words("find_tickets:Finds tickets") + properties + 12;
+            assert_eq!(count_with(Tokenizer::Exact(encoding), None, TICKETS), Count::exact(expected));
+        }
+        assert_eq!(count("[]"), Count::exact(0));
+        assert_eq!(count("null"), Count::exact(0));
+        let bare = r#"[{"type":"function","function":{"name":"now"}}]"#;
+        assert_eq!(count(bare), Count::exact(7 + words("now:") + 12));
+    }
+
+    #[test]
+    fn what_the_rule_does_not_cover_is_counted_as_its_text() {
+        for (tools, more) in [
+            (
+                TICKETS.replace(r#""type":"integer""#, r#""type":"array","items":{"type":"integer"}"#),
+                "nested",
+            ),
+            (TICKETS.replace(r#""type":"integer""#, r#""type":["integer","null"]"#), "union"),
+            (TICKETS.replace(r#""required":["state"]"#, r#""$defs":{"a":{"type":"string"}}"#), "definitions"),
+        ] {
+            let counted = count(&tools);
+            assert!(!counted.exact && counted.tokens > count(TICKETS).tokens - 3, "{more} {counted:?}");
+        }
+        for tools in [r#"[{"type":"web_search"}]"#, r#"{"odd":1}"#, "[7]", r#"[{"type":"function"}]"#] {
+            assert!(!count(tools).exact, "{tools}");
+        }
+    }
+
+    #[test]
+    fn a_long_list_is_remembered_per_tokenizer() {
+        let memo = Memo::new(256);
+        let tools = format!("[{}]", [TICKETS.trim_matches(['[', ']']); 8].join(","));
+        let [exact, estimate] = [Tokenizer::Exact(Encoding::O200kBase), Tokenizer::default()];
+        let fresh = [exact, estimate].map(|tokenizer| count_with(tokenizer, None, &tools));
+        for _ in 0..2 {
+            assert_eq!([exact, estimate].map(|tokenizer| count_with(tokenizer, Some(&memo), &tools)), fresh);
+        }
+        assert_eq!((memo.stats().hits, memo.stats().misses), (2, 2));
+        assert!(fresh[1].tokens >= fresh[0].tokens && fresh[1].margin_tokens > 0);
+    }
+}

@@ -54,7 +54,8 @@ impl Node {
 impl Tree {
     /// Builds from tokens in byte order; `prefix(token, its longest proper prefix or NONE)` is told of each.
     pub(super) fn new(tokens: &[(&[u8], Rank)], mut prefix: impl FnMut(Rank, Rank)) -> Self {
-        let mut builder = Builder { slots: vec![FREE; 512], bases: vec![0; 8], from: [256; 3] };
+        let mut builder =
+            Builder { slots: vec![FREE; 512], free: vec![u64::MAX; 8], bases: vec![0; 8], from: [256; 3] };
         let root = builder.node(tokens, 0, 0, NONE, &mut prefix);
         Self { root, slots: builder.slots.into_boxed_slice() }
     }
@@ -81,7 +82,9 @@ impl Tree {
 
 struct Builder {
     slots: Vec<Node>,
-    /// One bit per base in use.
+    /// One bit per slot: free. Whole words of slots without room are skipped at once.
+    free: Vec<u64>,
+    /// One bit per base: in use.
     bases: Vec<u64>,
     /// Where the search for room begins: for one child, for a few, for many. What lies before was tried.
     from: [usize; 3],
@@ -107,11 +110,6 @@ impl Builder {
         let groups: Vec<_> = tokens.chunk_by(|(one, _), (other, _)| one[depth] == other[depth]).collect();
         let bytes: Vec<u8> = groups.iter().map(|group| group[0].0[depth]).collect();
         let base = if bytes.is_empty() { LEAF } else { self.place(&bytes) };
-        // All slots of this node are taken before any below it is placed.
-        for &byte in &bytes {
-            self.slots[(base ^ u32::from(byte)) as usize].base_and_byte = u32::from(byte);
-            self.slots[(base ^ u32::from(byte)) as usize].token = 0;
-        }
         for (group, &byte) in groups.iter().zip(&bytes) {
             let child = self.node(group, depth + 1, byte, above, prefix);
             self.slots[(base ^ u32::from(byte)) as usize] = child;
@@ -126,43 +124,53 @@ impl Builder {
             2..=8 => 1,
             _ => 2,
         };
-        let mut tries = 0;
-        for slot in self.from[class]..self.slots.len() {
-            if !self.is_free(slot) {
-                continue;
-            }
-            let base = slot as u32 ^ u32::from(bytes[0]);
+        let mut slot = self.from[class];
+        for tries in 0..TRIES {
+            let Some(free) = self.next_free(slot) else { break };
+            let base = free as u32 ^ u32::from(bytes[0]);
             if self.fits(base, bytes) {
                 if tries == 0 {
-                    self.from[class] = slot;
+                    self.from[class] = free;
                 }
-                return self.take(base);
+                return self.take(base, bytes);
             }
-            tries += 1;
-            if tries == TRIES {
+            slot = free + 1;
+            if tries + 1 == TRIES {
                 self.from[class] = slot;
-                break;
             }
         }
-        self.take(self.slots.len() as u32)
+        self.take(self.slots.len() as u32, bytes)
     }
 
-    fn is_free(&self, slot: usize) -> bool {
-        self.slots.get(slot).is_none_or(|node| node.byte() == FREE.byte() && node.token == NONE)
+    fn next_free(&self, from: usize) -> Option<usize> {
+        let mut word = from / 64;
+        let mut bits = self.free.get(word)? & (u64::MAX << (from % 64));
+        while bits == 0 {
+            word += 1;
+            bits = *self.free.get(word)?;
+        }
+        Some(word * 64 + bits.trailing_zeros() as usize)
     }
 
     fn fits(&self, base: u32, bytes: &[u8]) -> bool {
-        let used = self.bases.get(base as usize / 64).is_some_and(|word| word >> (base % 64) & 1 != 0);
-        !used && base >= 256 && bytes.iter().all(|&byte| self.is_free((base ^ u32::from(byte)) as usize))
+        let bit = |words: &[u64], at: u32| words.get(at as usize / 64).map(|word| word >> (at % 64) & 1);
+        let free = |&byte: &u8| bit(&self.free, base ^ u32::from(byte)) != Some(0);
+        base >= 256 && bit(&self.bases, base) != Some(1) && bytes.iter().all(free)
     }
 
-    fn take(&mut self, base: u32) -> u32 {
+    /// Takes the base and the slots of these children, before any slot below them is placed.
+    fn take(&mut self, base: u32, bytes: &[u8]) -> u32 {
         let slots = (base as usize | 0xFF) + 1;
         if self.slots.len() < slots {
             self.slots.resize(slots, FREE);
             self.bases.resize(slots / 64, 0);
+            self.free.resize(slots / 64, u64::MAX);
         }
         self.bases[base as usize / 64] |= 1 << (base % 64);
+        for byte in bytes {
+            let slot = base ^ u32::from(*byte);
+            self.free[slot as usize / 64] &= !(1 << (slot % 64));
+        }
         base
     }
 }
@@ -178,7 +186,9 @@ mod tests {
         let mut ordered = tokens;
         ordered.sort_unstable();
         let mut prefixes = std::collections::BTreeMap::new();
-        let tree = Tree::new(&ordered, |token, prefix| drop(prefixes.insert(token, prefix)));
+        let tree = Tree::new(&ordered, |token, prefix| {
+            prefixes.insert(token, prefix);
+        });
         assert_eq!(prefixes.into_values().collect::<Vec<_>>(), [NONE, 0, 1, NONE, NONE, NONE]);
         for (text, longest) in
             [("a", 0), ("ac", 0), ("abc", 1), ("abcde", 2), ("bab", 3), ("\0\0", 5), ("c", NONE), ("", NONE)]

@@ -1,6 +1,6 @@
 //! Owns: the batch assembler as a Python class of its own: tensors in, batches out, answers cut.
 //! Must not know: servers, clocks (`now_ns` is an argument).
-//! On failure: `ValueError` with the reason; what was queued before stays.
+//! On failure: `BatchRefused` with the reason; what was queued before stays.
 
 use std::sync::Arc;
 
@@ -78,7 +78,7 @@ impl BatchAssembler {
     ///
     /// Returns: a ticket, which names it in the answer.
     ///
-    /// Raises: `ValueError` when it does not fit the model or the queue is full.
+    /// Raises: `BatchRefused` when it does not fit the model or the queue is full; `slug` tells which.
     #[pyo3(signature = (inputs, now_ns))]
     fn push(&self, inputs: Vec<GivenTensor<'_>>, now_ns: u64) -> PyResult<u64> {
         let inputs: Vec<Tensor> = inputs.into_iter().map(tensor_of).collect::<PyResult<_>>()?;
@@ -164,7 +164,7 @@ impl AssembledBatch {
     ///
     /// Returns: tuples of ticket and that request's tensors.
     ///
-    /// Raises: `ValueError` when an output does not have the batch's rows, or after the batch has ended.
+    /// Raises: `BatchRefused` when an output does not have the batch's rows; `ValueError` after the batch has ended.
     ///
     /// Cost: one copy of the outputs; GIL held.
     #[pyo3(signature = (outputs))]

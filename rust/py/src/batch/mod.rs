@@ -1,6 +1,6 @@
 //! Owns: batches as Python sees them: the queue of the gateway, the assembler alone, a service alone.
 //! Must not know: how batches reach a model server.
-//! On failure: `ValueError` with the reason that a client would read; the queue's own failures are gRPC codes.
+//! On failure: `BatchRefused` with the reason that a client would read; the queue's own failures are gRPC codes.
 
 mod assembler;
 mod model;

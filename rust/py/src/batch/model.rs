@@ -1,6 +1,6 @@
 //! Owns: a model's shape and single tensors, from Python's words to the core's.
 //! Must not know: queues, where a shape was learned.
-//! On failure: `ValueError` that names the tensor and what is wrong with it.
+//! On failure: `BatchRefused` for bytes that do not fit, `ValueError` for a word that the protocol does not have.
 
 use std::sync::Arc;
 
@@ -10,6 +10,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
+
+use crate::error::BatchRefused;
 
 /// What a model takes and gives, as requests are held against it.
 ///
@@ -113,10 +115,16 @@ pub(super) fn lane(pool: &str, model: &str, version: &str) -> LaneKey {
 
 #[expect(clippy::needless_pass_by_value, reason = "fits `map_err`")]
 pub(super) fn refused(error: BatchError) -> PyErr {
-    PyValueError::new_err(error.to_string())
+    Python::attach(|py| {
+        let raised = BatchRefused::new_err(error.to_string());
+        // The message alone says it all.
+        let _ = raised.value(py).setattr("slug", error.slug());
+        raised
+    })
 }
 
 fn known_datatype(tensor: &Arc<str>, name: &str) -> PyResult<Datatype> {
     let (tensor, datatype) = (Arc::clone(tensor), name.to_owned());
-    Datatype::from_name(name).ok_or_else(|| refused(BatchError::UnknownDatatype { tensor, datatype }))
+    let unknown = BatchError::UnknownDatatype { tensor, datatype };
+    Datatype::from_name(name).ok_or_else(|| PyValueError::new_err(unknown.to_string()))
 }

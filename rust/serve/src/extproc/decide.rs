@@ -33,6 +33,9 @@ pub struct DecideStream {
     ready: VecDeque<ProcessingResponse>,
     body: Bytes,
     is_grpc: bool,
+    held: bool,
+    /// A decision or an error was said, so that an end of the stream is no reset
+    settled: bool,
 }
 
 enum State {
@@ -57,7 +60,8 @@ enum State {
 impl DecideStream {
     pub fn new(runtime: Arc<Runtime>, inbound: Streaming<ProcessingRequest>) -> Self {
         runtime.engine.metrics().counters.decide_streams.fetch_add(1, Relaxed);
-        Self { runtime, inbound, state: State::Start, ready: VecDeque::new(), body: Bytes::new(), is_grpc: false }
+        let (ready, body) = (VecDeque::new(), Bytes::new());
+        Self { runtime, inbound, state: State::Start, ready, body, is_grpc: false, held: false, settled: false }
     }
 
     /// The next message for Envoy. `None`: a clean end, which is only said after an answer.
@@ -87,7 +91,9 @@ impl DecideStream {
             match self.inbound.message().await {
                 Ok(Some(message)) => {
                     if let Err(status) = self.take(message) {
-                        self.state = State::Over;
+                        // A forwarded request's stream is over: its slot is free.
+                        let _ = self.ended();
+                        self.settled = true;
                         return Some(Err(status));
                     }
                 }
@@ -104,10 +110,7 @@ impl DecideStream {
                 self.runtime.engine.stream_closed(id, self.runtime.clock.now_ns());
                 None
             }
-            _ => {
-                self.runtime.engine.metrics().counters.streams_reset.fetch_add(1, Relaxed);
-                Some(Err(Status::cancelled("the stream ended before a decision")))
-            }
+            _ => Some(Err(Status::cancelled("the stream ended before a decision"))),
         }
     }
 
@@ -181,6 +184,7 @@ impl DecideStream {
                 // The stream of a request that is decided at its headers ends here; that is no end of the request.
                 self.ready.push_back(frames::forward(forward, Phase::Headers));
                 self.state = State::Over;
+                self.settled = true;
             }
             HeadStep::Body(session) => {
                 self.ready.push_back(frames::send_body());
@@ -209,18 +213,24 @@ impl DecideStream {
             (Some(BodyStep::Answer(answer)), _) => self.answer(answer),
             (Some(BodyStep::Forward(forward)), _) => {
                 self.state = State::Forwarded(forward.id);
+                self.settled = true;
                 self.body = Bytes::new();
                 self.ready.push_back(frames::forward(forward, Phase::Body));
             }
+            // Envoy honours one announcement a message, so nobody is held twice.
+            (Some(BodyStep::Follow { .. }), Some(_)) if self.held => {
+                session.followed(FollowOutcome::GoAlone);
+                self.state = State::Deciding(session);
+            }
             (Some(BodyStep::Follow { until_ns }), Some(told)) => {
                 let wait = Duration::from_nanos(until_ns.saturating_sub(runtime.clock.now_ns()));
-                self.ready.push_back(frames::hold(wait + HOLD_MARGIN));
+                let wait = self.hold(wait, &session);
                 self.state = State::Following(session, told, wait);
             }
             (Some(BodyStep::Resolve(call)), _) => {
-                let wait = Duration::from_nanos(call.deadline_ns);
+                let mut wait = Duration::from_nanos(call.deadline_ns);
                 if wait + HOLD_MARGIN > runtime.message_timeout(&session) {
-                    self.ready.push_back(frames::hold(wait + HOLD_MARGIN));
+                    wait = self.hold(wait, &session);
                 }
                 let pending = runtime.stages.ask(call, body);
                 self.state = State::Resolving(session, pending, wait);
@@ -229,6 +239,15 @@ impl DecideStream {
                 self.answer(Answer::refusal(session.id(), &Refusal::Internal));
             }
         }
+    }
+
+    /// Announces a wait, cut to what Envoy accepts: it ignores a longer announcement.
+    fn hold(&mut self, wait: Duration, session: &Session) -> Duration {
+        let most = self.runtime.max_message_timeout(session).saturating_sub(HOLD_MARGIN);
+        let wait = wait.min(most);
+        self.ready.push_back(frames::hold(wait + HOLD_MARGIN));
+        self.held = true;
+        wait
     }
 
     /// Waits for the leader, at most `wait`. Something is returned where the stream is over.
@@ -258,11 +277,16 @@ impl DecideStream {
         self.ready.push_back(frames::answer(answer, self.is_grpc));
         self.body = Bytes::new();
         self.state = State::Over;
+        self.settled = true;
     }
 }
 
 impl Drop for DecideStream {
     fn drop(&mut self) {
+        if !self.settled {
+            // A reset drops the stream wherever it stands: reading, following or waiting for a stage.
+            self.runtime.engine.metrics().counters.streams_reset.fetch_add(1, Relaxed);
+        }
         // Envoy reset the stream: the response of a buffered request is over all the same.
         if let State::Forwarded(id) = self.state {
             self.runtime.engine.stream_closed(id, self.runtime.clock.now_ns());

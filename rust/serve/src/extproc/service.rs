@@ -49,6 +49,11 @@ impl Runtime {
     pub fn message_timeout(&self, session: &Session) -> Duration {
         Duration::from_nanos(session.message_timeout_ns())
     }
+
+    /// The longest wait that may be announced instead.
+    pub fn max_message_timeout(&self, session: &Session) -> Duration {
+        Duration::from_nanos(session.max_message_timeout_ns())
+    }
 }
 
 // === impl ExtProc ===

@@ -1,0 +1,141 @@
+"""What is rendered, as text; what Envoy makes of it is tested in tests/envoy."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from forebay.control import RenderOptions, names, render
+from forebay.control.local_replies import RULES, body_of
+from forebay.control.render import join_clusters, split_clusters, version_of
+from forebay.errors import RenderError
+from forebay.policy import load, load_text
+from forebay.policy._pb.policy_pb2 import Policy
+
+ROOT = Path(__file__).parents[3]
+OPTIONS = RenderOptions(directory="/etc/forebay/envoy")
+
+
+def example() -> Any:
+    return render(load(ROOT / "examples" / "policy.yaml").message(), OPTIONS)
+
+
+def manager(bootstrap: str) -> Any:
+    listener = yaml.safe_load(bootstrap)["static_resources"]["listeners"][0]
+    return listener["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def test_the_same_policy_gives_the_same_text() -> None:
+    assert example() == example()
+
+
+def test_every_setting_that_the_design_warns_about_is_there() -> None:
+    rendered = example()
+    http = manager(rendered.bootstrap)
+    decide = http["http_filters"][0]["typed_config"]
+    assert decide["processing_mode"]["request_body_mode"] == "NONE"
+    assert decide["allowed_override_modes"][0]["request_body_mode"] == "BUFFERED"
+    assert decide["failure_mode_allow"] is False
+    assert decide["message_timeout"] == "1s"
+    assert decide["max_message_timeout"] == "60s"
+    assert decide["metadata_options"]["receiving_namespaces"]["untyped"] == [names.NAMESPACE]
+    strip = http["early_header_mutation_extensions"][0]["typed_config"]["mutations"]
+    assert {"remove_on_match": {"key_matcher": {"prefix": names.INTERNAL_PREFIX}}} in strip
+    gateway = yaml.safe_load(rendered.bootstrap)["static_resources"]["clusters"][0]
+    assert gateway["circuit_breakers"]["thresholds"][0]["max_requests"] == 1_000_000
+    assert [each["name"] for each in http["http_filters"]] == [
+        "forebay.decide",
+        "forebay.response_headers",
+        "forebay.capture",
+        "envoy.filters.http.router",
+    ]
+
+
+def test_the_last_route_serves_nothing() -> None:
+    routes = yaml.safe_load(example().routes)["resources"][0]["virtual_hosts"][0]["routes"]
+    assert routes[-1]["match"] == {"prefix": "/"}
+    body = json.loads(routes[-1]["direct_response"]["body"]["inline_string"])
+    assert body["error"]["code"] == "undecided"
+    for route in routes[:-1]:
+        assert route["match"]["headers"][0]["name"] == names.POOL_HEADER
+        assert set(names.CREDENTIAL_HEADERS) <= set(route["request_headers_to_remove"])
+
+
+def test_the_batch_service_alone_sees_the_reservation() -> None:
+    routes = yaml.safe_load(example().routes)["resources"][0]["virtual_hosts"][0]["routes"]
+    kept = [route["name"] for route in routes[:-1] if names.ID_HEADER not in route["request_headers_to_remove"]]
+    assert kept == ["pool.triton"]
+    clusters = {cluster["name"]: cluster for cluster in yaml.safe_load(example().clusters)["resources"]}
+    endpoint = clusters["triton"]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+    assert endpoint["address"]["socket_address"]["port_value"] == 9302
+
+
+def test_no_secret_is_ever_rendered() -> None:
+    rendered = example()
+    assert "environment_variable: OPENAI_API_KEY" in rendered.secrets["pool-hosted.yaml"]
+    for content in rendered.files().values():
+        assert "fbk_" not in content
+
+
+def test_names_cannot_add_structure() -> None:
+    policy = Policy(name="x`\nadmin: {}\n#")
+    pool = policy.pools.add(name='a"\n- b: {c}', protocol="HTTP")  # type: ignore[arg-type]
+    pool.endpoints.add(address="127.0.0.1:1")
+    policy.routes.add(name="r\nq: 1", path="/x\ny", fail_open_pool=pool.name)
+    rendered = render(policy, OPTIONS)
+    assert yaml.safe_load(rendered.clusters)["resources"][0]["name"] == pool.name
+    routes = yaml.safe_load(rendered.routes)["resources"][0]["virtual_hosts"][0]["routes"]
+    assert [route["name"] for route in routes] == [f"pool.{pool.name}", "fail_open.r\nq: 1", "undecided"]
+    assert yaml.safe_load(rendered.bootstrap).keys() == yaml.safe_load(example().bootstrap).keys()
+
+
+def test_a_rollout_can_take_clusters_apart_and_together() -> None:
+    rendered = example()
+    assert split_clusters(rendered.clusters) == rendered.cluster_parts
+    assert join_clusters(rendered.cluster_parts) == rendered.clusters
+    assert split_clusters("") == split_clusters(join_clusters({})) == {}
+    assert version_of(rendered.clusters) != version_of(join_clusters({}))
+
+
+def test_a_wildcard_is_listened_on_not_called() -> None:
+    rendered = render(load_text('gateway: {ext_proc_address: "0.0.0.0:9300"}').message(), OPTIONS)
+    gateway = yaml.safe_load(rendered.bootstrap)["static_resources"]["clusters"][0]
+    endpoint = gateway["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+    assert endpoint["address"]["socket_address"]["address"] == "127.0.0.1"
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(RenderError, match="`nowhere`"):
+        render(load_text("envoy: {listen_address: nowhere}").message(), OPTIONS)
+
+
+def test_local_replies_have_the_shape_of_openai() -> None:
+    codes = [rule.code for rule in RULES]
+    assert len(set(codes)) == len(codes)
+    for rule in RULES:
+        assert set(json.loads(body_of(rule))["error"]) == {"message", "type", "param", "code"}
+        assert not rule.message.endswith(".")
+        # The body is one of Envoy's format strings; a percent sign would begin a command.
+        assert "%" not in rule.message
+
+
+def test_the_names_are_those_of_the_rust_side() -> None:
+    source = (ROOT / "rust" / "core" / "src" / "names.rs").read_text()
+    said = dict(re.findall(r'pub const ([A-Z_]+): &str = "([^"]+)";', source))
+    ours = {
+        "POOL": names.POOL_HEADER,
+        "CAPTURE": names.CAPTURE_HEADER,
+        "ID": names.ID_HEADER,
+        "INTERNAL_PREFIX": names.INTERNAL_PREFIX,
+        "FILTER": names.FILTER_METADATA,
+        "NAMESPACE": names.NAMESPACE,
+    }
+    assert {name: said.get(name) for name in ours} == ours
+    credentials = re.search(r"pub const CREDENTIALS: .*?= \[([^\]]+)\]", source)
+    assert credentials is not None
+    assert tuple(re.findall(r'"([^"]+)"', credentials[1])) == names.CREDENTIAL_HEADERS
