@@ -32,9 +32,17 @@ def tree(pid: int) -> list[int]:
     """`pid` and all its descendants."""
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
+        for child in _children(task):
             found += tree(int(child))
     return found
+
+
+def _children(task: Path) -> list[str]:
+    try:
+        return task.read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        # A thread that has just ended has no children.
+        return []
 
 
 def cpu_ns(pids: dict[str, int]) -> dict[str, int]:

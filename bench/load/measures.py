@@ -20,6 +20,9 @@ from bench.load.variants import Variant
 
 # A request that asks for no caching is never captured.
 NOT_CAPTURED = "cache-control: no-store"
+# The routes of the bench's policy whose feature keeps no answer, without and with a Python stage.
+LOOKED_UP = "/looked-up/chat/completions"
+STAGED = "/staged/chat/completions"
 # The echo control captures what asks for it; forebay captures what it may cache.
 ECHO_CAPTURED = "x-bench-capture: 1"
 # The echo control answers by itself.
@@ -62,8 +65,8 @@ class Bench:
 
 
 def governed_cpu(bench: Bench) -> list[Row]:
-    """CPU that a governed request adds, beside what the echo control adds."""
-    load = Load(bench.scale.requests)
+    """CPU that a governed request adds, beside what the echo control adds. The miss is looked up and not kept."""
+    load = Load(bench.scale.requests, path=LOOKED_UP)
     clock = StageClock.read(bench.variants["forebay"]) if bench.has("forebay") else None
     taken = bench.interleave(dict.fromkeys(["none", "logged", "echo", "forebay"], load))
     none = [one.cpu_us for one in taken["none"]]
@@ -95,17 +98,40 @@ def governed_cpu(bench: Bench) -> list[Row]:
     return rows
 
 
+def beside_governed(bench: Bench) -> list[Row]:
+    """What a miss costs whose answer is kept, and a Python stage, each beside the governed request of the same run."""
+    rows: list[Row] = []
+    if not bench.has("forebay"):
+        return rows
+    forebay = bench.variants["forebay"]
+    ways = {
+        "kept_miss_added_cpu_us": Load(bench.scale.requests),
+        "python_stage_added_cpu_us": Load(bench.scale.requests, path=STAGED),
+    }
+    governed = Load(bench.scale.requests, path=LOOKED_UP)
+    for name, load in ways.items():
+        bench.generator.slice(forebay, load)
+        pairs = [
+            (bench.generator.slice(forebay, governed), bench.generator.slice(forebay, load))
+            for _ in range(bench.scale.rounds)
+        ]
+        plain = [one.cpu_us for one, _ in pairs]
+        added = [other.cpu_us - one.cpu_us for one, other in pairs]
+        rows.append(compare(name, "us/request", added, "governed_cpu_us", plain))
+    return rows
+
+
 def governed_p50(bench: Bench) -> list[Row]:
     """Median latency of a governed request at one connection."""
     taken = bench.interleave(
-        dict.fromkeys(["none", "echo", "forebay"], Load(bench.scale.single_requests, connections=1))
+        dict.fromkeys(["none", "echo", "forebay"], Load(bench.scale.single_requests, connections=1, path=LOOKED_UP))
     )
     return _p50_rows("governed_p50_ratio", taken, 1.3)
 
 
 def large_prompt(bench: Bench) -> list[Row]:
     """Median latency of a 220 KB prompt at 16 connections."""
-    load = Load(bench.scale.large_requests, body_bytes=LARGE_BODY_BYTES)
+    load = Load(bench.scale.large_requests, body_bytes=LARGE_BODY_BYTES, path=LOOKED_UP)
     return _p50_rows("large_prompt_p50_ratio", bench.interleave(dict.fromkeys(["none", "echo", "forebay"], load)), 1.4)
 
 
@@ -214,6 +240,7 @@ def open_streams(bench: Bench) -> list[Row]:
 
 END_TO_END: dict[str, Callable[[Bench], list[Row]]] = {
     "governed_cpu": governed_cpu,
+    "beside_governed": beside_governed,
     "governed_p50": governed_p50,
     "exact_hit": exact_hit,
     "uncaptured_stream": uncaptured_stream,

@@ -35,6 +35,7 @@ class Load:
     # All requests open at once.
     all_open: bool = False
     headers: tuple[str, ...] = ()
+    path: str = "/v1/chat/completions"
 
     def with_header(self, header: str) -> Load:
         """The same load with one header more."""
@@ -43,6 +44,7 @@ class Load:
     def arguments(self, port: int, start: int) -> list[str]:
         """The generator's command line; `start` is the index of the first prompt and key."""
         words = ["--addr", f"127.0.0.1:{port}", "--start", str(start), "--body-bytes", str(self.body_bytes)]
+        words += ["--path", self.path]
         if self.all_open:
             words += ["--open-streams", str(self.requests)]
         else:

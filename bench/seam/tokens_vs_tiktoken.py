@@ -108,7 +108,9 @@ def slices(text: str, count: int) -> list[str]:
     return [text[start : start + cut.randrange(1, 600)] for start in starts]
 
 
-def compare(name: str, text: str, counter: _core.TokenCounter, control: tiktoken.Encoding, rounds: int) -> dict[str, object]:
+def compare(
+    name: str, text: str, counter: _core.TokenCounter, control: tiktoken.Encoding, rounds: int
+) -> dict[str, object]:
     """One row: rates in MB/s and the median ratio of the rounds."""
     ours: list[int] = []
     theirs: list[int] = []

@@ -32,6 +32,7 @@ __all__ = [
     "BatchQueueStats",
     "BatchRefused",
     "BatchServer",
+    "CacheKeys",
     "CachedAnswer",
     "Decision",
     "Engine",
@@ -52,6 +53,7 @@ __all__ = [
     "SseReader",
     "StageBatch",
     "StageRequest",
+    "TokenCounter",
     "__version__",
     "build_info",
     "check_policy",
@@ -100,10 +102,16 @@ class GatewayError(ForebayError):
     """The gateway's servers could not be started: an address is malformed or taken."""
 
 class BatchRefused(ForebayError):
-    """A request does not fit its batch; `slug` names why."""
+    """A request or an answer does not fit its batch, or the queue is full."""
+
+    slug: str
+    """The stable name of the reason."""
 
 class AnswerRefused(ForebayError):
-    """An answer is not kept; `slug` names why."""
+    """An answer cannot be kept, or cannot be told as a stream."""
+
+    slug: str
+    """The stable name of the reason; the message begins with it."""
 
 # === policy ===
 
@@ -204,11 +212,14 @@ class Engine:
         *,
         status: int = 200,
         content_type: str = "application/json",
+        content_encoding: str | None = None,
+        end: Literal["complete", "cut"] = "complete",
     ) -> str:
-        """Feed the whole response of a request that was forwarded with `capture`; it ends there.
+        """Feed the whole response of a request that was forwarded with `capture`; a stream of events is folded.
 
+        `end` is `cut` where the connection broke: only a stream that was complete by its protocol is kept then.
         Returns: `stored`, `replaced`, or the slug of why it was not kept; `unknown` if nobody waits for it.
-        Raises: ValueError for an id that is no 32 hex digits.
+        Raises: ValueError for an id that is no 32 hex digits, or another `end`.
         Cost: linear in the body; the GIL is released.
         """
 
@@ -269,9 +280,17 @@ class Session:
         Cost: as a decision; the GIL is released.
         """
 
-    def wait(self, timeout_ns: int) -> None:
-        """After `follow`: wait for the equal request in flight; when the time is over this one goes on alone.
+    @property
+    def message_timeouts_ns(self) -> tuple[int, int]:
+        """How long Envoy waits for one answer, and the longest wait that may be announced instead.
 
+        They are those of the policy that decides on this request; zeros once it is decided.
+        """
+
+    def wait(self, timeout_ns: int) -> bool:
+        """After `follow`: wait for the equal request in flight.
+
+        Returns: whether that one ended. Otherwise this one goes on alone, unless it waits again.
         Cost: blocks at most `timeout_ns`, the GIL released.
         """
 
@@ -332,6 +351,14 @@ class Decision:
     @property
     def wait_ns(self) -> int:
         """`follow` and `resolve`: the longest wait."""
+
+    @property
+    def target(self) -> str:
+        """`resolve`: the stage, `package.module:function`; otherwise empty."""
+
+    @property
+    def request(self) -> StageRequest | None:
+        """`resolve`: the request as the stage sees it."""
 
 # === servers ===
 
@@ -438,6 +465,105 @@ class StageRequest:
     @property
     def body(self) -> bytes:
         """The request's body, as it came."""
+
+# === tokens and keys ===
+
+@final
+class TokenCounter:
+    """Counts the tokens of texts and of chat requests, without a download.
+
+    Shape: `tokenizer` is `o200k_base` or `cl100k_base`, which are exact, or a named estimate: `estimate:generic`,
+    `estimate:llama`, `estimate:llama2`, `estimate:mistral`, `estimate:qwen`, `estimate:deepseek`, `estimate:gemma`.
+    `memo_entries`: how many texts of a kilobyte or more are remembered, for example 65,536; 0 remembers nothing.
+    Raises: ValueError for a name that is not known; it lists those that are.
+    Cost: the first counter of an encoding builds its tables, about 0.2 s and 25 MB; 32 bytes for each memo entry.
+
+    >>> from forebay._core import TokenCounter
+    >>> counter = TokenCounter("o200k_base")
+    >>> counter.count("hello world")
+    2
+    >>> counter.count_chat(b'{"messages":[{"role":"user","content":"hello world"}]}')
+    (9, 0, True)
+    """
+
+    def __new__(cls, tokenizer: str, *, memo_entries: int = 0) -> TokenCounter: ...
+    @property
+    def tokenizer(self) -> str:
+        """The tokenizer's name."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the tokenizer's vocabulary is known, so that texts are counted exactly."""
+
+    def count(self, text: str) -> int:
+        """Tokens of one text; names of special tokens count as ordinary text.
+
+        Cost: linear; a kilobyte of English in about 4 µs. The GIL is released above 16 KiB.
+        """
+
+    def count_batch(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text.
+
+        Cost: as `count` for each; one crossing for all. The GIL is released.
+        """
+
+    def count_chat(self, body: bytes) -> tuple[int, int, bool]:
+        """Tokens of the prompt of a chat completions request.
+
+        Shape: `body` is the request's JSON.
+        Returns: tokens, by how many the true number may be higher, and whether every part was counted by a published
+        vocabulary and a published rule.
+        Raises: ValueError for a body that is not one valid JSON object.
+        Cost: linear; texts that the memo knows cost their hash. The GIL is released above 16 KiB.
+        Source: OpenAI Cookbook, "How to count tokens with tiktoken".
+        """
+
+    def memo_stats(self) -> tuple[int, int]:
+        """Look-ups that the memo answered, and those that it did not."""
+
+    def ranks(self) -> list[tuple[bytes, int]]:
+        """Every token of the vocabulary as bytes and rank: the mergeable ranks of a reference tokenizer.
+
+        Raises: ValueError for an estimate, which has none.
+        """
+
+@final
+class CacheKeys:
+    r"""Makes the identity of an answer: a keyed BLAKE3 over an injective form of the effective request.
+
+    Shape: `secret` has 32 bytes; a key has 32 bytes.
+    Raises: ValueError for a secret of another length.
+    Cost: linear in the body, about 2 µs for 1 KB; the GIL is held.
+
+    >>> from forebay._core import CacheKeys
+    >>> keys = CacheKeys(bytes(32))
+    >>> body = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":0}'
+    >>> one = keys.of(body, tenant="acme", model="small-chat")
+    >>> one == keys.of(body.replace(b'"hi"', b'"h\u0069"'), tenant="acme", model="small-chat")
+    True
+    >>> one == keys.of(body, tenant="bistro", model="small-chat")
+    False
+    """
+
+    def __new__(cls, secret: bytes) -> CacheKeys: ...
+    def of(
+        self,
+        body: bytes,
+        *,
+        tenant: str,
+        model: str,
+        revision: str = "",
+        user: str | None = None,
+        feature: str = "",
+        output_tokens: int | None = None,
+        operation: Literal["chat", "completion", "embedding"] = "chat",
+    ) -> bytes:
+        """The key of the answer to a body.
+
+        What names the model, the form of the answer or the asker does not count in the body; the arguments count as
+        given.
+        Raises: ValueError when the body is no acceptable JSON object of its operation, or `tenant` is empty.
+        """
 
 # === limits ===
 
@@ -705,13 +831,13 @@ class ExactCache:
     def stream(self, key: bytes, answer: CachedAnswer) -> bytes:
         """The answer as an event stream that ends with `data: [DONE]`; rendered once, then kept with the answer.
 
-        Raises: ValueError when a part of the answer has no place in a stream.
+        Raises: AnswerRefused when a part of the answer has no place in a stream.
         """
 
     def stream_with_usage(self, key: bytes, answer: CachedAnswer) -> bytes:
         """As `stream`, with the usage in an event before the last, as `stream_options.include_usage` asks for it.
 
-        Raises: ValueError also when the answer has no usage.
+        Raises: AnswerRefused also when the answer has no usage.
         """
 
     def invalidate_tag(self, tag: str) -> int:
@@ -765,7 +891,7 @@ class AnswerCollector:
         """End a body that came whole.
 
         Returns: the complete plain JSON answer; of a stream, folded.
-        Raises: ValueError with the slug of the reason why the answer is not storable, or when it was ended before.
+        Raises: AnswerRefused with the reason why the answer is not storable; ValueError when it was ended before.
         """
 
     def cut(self) -> bytes:
@@ -864,7 +990,7 @@ class BatchAssembler:
         """Queue one request.
 
         Returns: a ticket, which names it in the answer.
-        Raises: ValueError when it does not fit the model or the queue is full.
+        Raises: BatchRefused when it does not fit the model or the queue is full; ValueError for an unknown datatype.
         """
 
     def take(self, now_ns: int) -> AssembledBatch | None:
@@ -905,7 +1031,7 @@ class AssembledBatch:
         """Cut the model's outputs into the rows of each request, and end the batch.
 
         Returns: for each request its ticket and its tensors.
-        Raises: ValueError when an output does not have the batch's rows, or after the batch has ended.
+        Raises: BatchRefused when an output does not have the batch's rows; ValueError after the batch has ended.
         Cost: one copy of the outputs; the GIL is held.
         """
 

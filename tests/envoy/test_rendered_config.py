@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import queue
 import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -33,7 +35,7 @@ pools:
 - {name: healthy, protocol: HTTP, endpoints: [{address: "127.0.0.1:1"}], health: {path: /health, interval_ms: 250}}
 """,
     "odd numbers": """
-gateway: {max_body_bytes: 1024, message_timeout_ms: 1501, max_stream_duration_ms: 3600001, ext_proc_address: "0.0.0.0:9"}
+gateway: {max_body_bytes: 1024, message_timeout_ms: 1501, max_stream_duration_ms: 3601, ext_proc_address: "0.0.0.0:9"}
 envoy: {log_flush_ms: 1, listen_address: "[::1]:10001"}
 """,
     "failing open": """
@@ -169,11 +171,12 @@ def too_large(rig: Rig) -> Answer:
 
 
 def test_grpc_callers_keep_their_status(rig: Rig) -> None:
-    """The same failures over gRPC, and a body of 5 MB, which is above the HTTP/2 stream's window."""
+    """A failure over gRPC, a body of 5 MB, which must not stall over HTTP/2, and both directions at once."""
 
     class Generic(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-            assert details.method == "/any.Service/Call"
+            if details.method == "/any.Service/Chat":
+                return grpc.stream_stream_rpc_method_handler(lambda requests, _: (each.upper() for each in requests))
             return grpc.unary_unary_rpc_method_handler(lambda request, _: str(len(request)).encode())
 
     unbounded = [("grpc.max_receive_message_length", -1)]
@@ -189,6 +192,14 @@ def test_grpc_callers_keep_their_status(rig: Rig) -> None:
             call = channel.unary_unary("/any.Service/Call")
             assert call(b"x" * 5_000_000, metadata=[("x-script", "read:g")]) == b"5000000"
             assert call(b"x" * 20_000_000, metadata=[("x-script", "pool:g")]) == b"20000000"
+            chat = channel.stream_stream("/any.Service/Chat")
+            said: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+            answers = chat(iter(said.get, None), metadata=[("x-script", "pool:g")])
+            for word in (b"one", b"two"):
+                said.put(word)
+                assert next(answers) == word.upper()
+            said.put(None)
+            assert list(answers) == []
             with pytest.raises(grpc.RpcError) as undecided:
                 call(b"x", metadata=[("x-script", "break")])
             assert undecided.value.code() == grpc.StatusCode.UNAVAILABLE
@@ -243,23 +254,50 @@ def test_pools_come_go_and_move_without_a_restart(rig: Rig) -> None:
         assert rig.stat("http.ingress.rds.forebay.update_rejected") == 0
 
 
-def test_a_cluster_that_envoy_refuses_leaves_the_routes_as_they_were(rig: Rig) -> None:
-    good = policy_head(rig) + "pools:\n" + pool(rig, "a")
-    with running(rig, good):
-        bad = good + "- {name: b, protocol: HTTP, endpoints: [{address: '[::1]:1'}], tls: {sni: x.y, ca_file: /none}}\n"
-        rendered = render(load_text(bad).message(), RenderOptions(directory=str(rig.directory)))
+def test_no_route_ever_names_a_cluster_that_is_not_there(rig: Rig) -> None:
+    """While a pool comes and goes, its callers see it or see no decision, never a route to nowhere."""
+    without = policy_head(rig) + "pools:\n" + pool(rig, "a")
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def call() -> None:
+        while not over.is_set():
+            answer = rig.ask(x_script="pool:b")
+            seen.add("served" if answer.status == 200 else answer.code)
+
+    with running(rig, without):
+        caller = threading.Thread(target=call)
+        caller.start()
+        try:
+            for policy in [without + pool(rig, "b"), without] * 5:
+                rendered = render(load_text(policy).message(), RenderOptions(directory=str(rig.directory)))
+                assert apply(rendered, rig.directory).complete
+        finally:
+            over.set()
+            caller.join()
+    assert seen == {"served", "undecided"}
+
+
+def test_a_cluster_that_envoy_refuses_holds_nobody_else_up(rig: Rig) -> None:
+    with running(rig, policy_head(rig) + "pools:\n" + pool(rig, "a")):
+        policy = policy_head(rig) + "pools:\n" + pool(rig, "a") + pool(rig, "b")
+        policy += "- {name: c, protocol: HTTP, endpoints: [{address: '[::1]:1'}], tls: {sni: x.y, ca_file: /none}}\n"
+        rendered = render(load_text(policy).message(), RenderOptions(directory=str(rig.directory)))
         done = apply(rendered, rig.directory, deadline_s=0.5)
-        assert not done.complete
+        assert (done.routable, done.missing) == ({"a", "b"}, {"c"})
         assert "did not take the clusters" in done.reason
-        assert rig.ask(x_script="pool:a").json["upstream"] == "a"
+        assert rig.ask(x_script="pool:b").json["upstream"] == "b"
+        assert rig.ask(x_script="pool:c").code == "upstream_unavailable"
 
 
-def test_an_envoy_that_is_away_is_said(rig: Rig) -> None:
-    policy = load_text(policy_head(rig) + "pools:\n" + pool(rig, "a"))
-    rendered = render(policy.message(), RenderOptions(directory=str(rig.directory)))
+def test_an_envoy_that_is_away_is_said_and_finds_whole_files(rig: Rig) -> None:
+    policy = policy_head(rig) + "pools:\n" + pool(rig, "a")
+    rendered = render(load_text(policy).message(), RenderOptions(directory=str(rig.directory)))
     done = apply(rendered, rig.directory, deadline_s=0.0)
-    assert done.routable == frozenset()
+    assert (done.routable, done.missing) == (frozenset(), {"a"})
     assert "did not answer" in done.reason
+    for name, content in rendered.files().items():
+        assert (rig.directory / name).read_text() == content
 
 
 def test_failing_open_serves_only_the_route_that_asks_for_it(rig: Rig) -> None:

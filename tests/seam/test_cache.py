@@ -15,7 +15,7 @@ import openai
 import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
-from forebay._core import AnswerCollector, AnswerLabels, ExactCache, SseReader
+from forebay._core import AnswerCollector, AnswerLabels, AnswerRefused, ExactCache, SseReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,13 +183,13 @@ def test_refusals_carry_a_slug() -> None:
         AnswerLabels("acme", "m", kind="image")  # type: ignore[arg-type]
     collector = AnswerCollector("chat", 500, "application/json")
     assert collector.refusal == "answer_status"
-    with pytest.raises(ValueError, match=r"^answer_status: "):
+    with pytest.raises(AnswerRefused, match=r"^answer_status: "):
         collector.finish()
     with pytest.raises(ValueError, match=r"^answer_ended: "):
         collector.finish()
     cut = AnswerCollector("chat", 200, "application/json")
     cut.push(json.dumps(CHAT).encode())
-    with pytest.raises(ValueError, match=r"^answer_cut: "):
+    with pytest.raises(AnswerRefused, match=r"^answer_cut: "):
         cut.cut()
     reader = SseReader(max_event_bytes=4)
     with pytest.raises(ValueError, match=r"^sse_event_too_large: "):

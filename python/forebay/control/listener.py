@@ -197,8 +197,8 @@ def _capture() -> dict[str, Any]:
         _EXT_PROC,
         grpc_service=_service("capture"),
         observability_mode=True,
-        # How long a copy's stream outlives its request, so that the last bytes still leave. A client that goes away ends
-        # its copy only then, and those who follow it wait for that; the default is 5 s.
+        # How long a copy's stream outlives its request, so that the last bytes still leave. A client that goes away
+        # ends its copy only then, and those who follow it wait for that; the default is 5 s.
         deferred_close_timeout="0.25s",
         processing_mode={
             "request_header_mode": "SEND",
@@ -214,7 +214,7 @@ def _capture() -> dict[str, Any]:
     )
     matched = typed("envoy.type.matcher.v3.HttpRequestHeaderMatchInput", header_name=CAPTURE_HEADER)
     return {
-        "# name": "a copy, so the client waits for nothing. Composite: without the mark there is no filter at all;\n"
+        "# name": "a copy, so the client waits for nothing. Composite: without the mark there is no filter;\n"
         "a plain matched filter would also see local replies",
         "name": "forebay.capture",
         "typed_config": typed(

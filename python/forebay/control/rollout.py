@@ -1,7 +1,7 @@
 """The order in which Envoy gets a new configuration, so that no route ever names a cluster that is not there.
 
 Owns: clusters before routes when pools come, routes before clusters when they go. Must not know: what the files say.
-On failure: it stops where it is. Every state on the way is whole: what is routed exists.
+On failure: every state on the way is whole, and what Envoy did not take is said, not routed to.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _POLL_S = 0.02
 class Rollout:
     """What a rollout came to.
 
-    Shape: `routable` are the pools that Envoy has and routes to; `missing` those it did not take by the deadline;
-    `reason` says why the rollout stopped, and is empty when it is complete.
+    Shape: `routable` are the pools that Envoy has and routes to; `missing` those that it did not take by the deadline;
+    `reason` says what Envoy did not take, and is empty when it has everything.
     """
 
     routable: frozenset[str]
@@ -68,72 +68,69 @@ def apply(
     Envoy has them; 4. routes; 5. wait until Envoy has those; 6. clusters without the old.
     The bootstrap is written for the next start; Envoy does not read it again.
 
-    Returns: what is routable. When Envoy does not take the clusters by the deadline (it is away, or a host name of a
-    new pool does not resolve), the old routes stay in force and the new pools are `missing`.
+    Returns: what is routable. A cluster that Envoy refuses, or cannot resolve by the deadline, is `missing` and holds
+    nobody else up; when Envoy is away the files are complete for its next start, and nothing is routable until then.
     Raises: RolloutError when a file cannot be written.
     Cost: blocks up to twice `deadline_s`; call it from a thread of its own.
     """
     folder, admin = Path(directory), f"{rendered.admin.host}:{rendered.admin.port}"
+    wanted = frozenset(rendered.cluster_parts)
     replace(folder / "envoy.yaml", rendered.bootstrap)
     for name, content in rendered.secrets.items():
         replace(folder / "secrets" / name, content)
 
-    wanted = frozenset(rendered.cluster_parts)
-    old_parts = split_clusters(read(folder / "clusters.yaml") or "")
-    both = join_clusters(old_parts | rendered.cluster_parts)
+    both = join_clusters(split_clusters(read(folder / "clusters.yaml") or "") | rendered.cluster_parts)
     replace(folder / "clusters.yaml", both)
-    wait = _Wait(admin, clock, deadline_s)
-    if not wait.until(lambda seen: seen.clusters == version_of(both)):
-        return Rollout(frozenset(), wanted, f"envoy did not take the clusters: {wait.said}")
-    present = wait.clusters(wanted)
-    if wanted - present:
-        return Rollout(frozenset(), wanted - present, "envoy is still warming a new cluster; the old routes stay")
+    clusters = _Wait(admin, clock, deadline_s)
+    clusters.until(lambda has: has.versions.clusters == version_of(both) and wanted <= has.clusters)
 
     replace(folder / "routes.yaml", rendered.routes)
-    if not wait.until(lambda seen: seen.routes == version_of(rendered.routes)):
-        return Rollout(frozenset(), wanted, f"envoy did not take the routes: {wait.said}")
+    routes = _Wait(admin, clock, deadline_s if clusters.has else 0.0)
+    routes.until(lambda has: has.versions.routes == version_of(rendered.routes))
     replace(folder / "clusters.yaml", rendered.clusters)
     for path in _stale_secrets(folder, rendered):
         path.unlink(missing_ok=True)
-    return Rollout(wanted, frozenset())
+    return _outcome(wanted, clusters, routes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Has:
+    versions: Versions
+    clusters: frozenset[str]
 
 
 class _Wait:
-    """Asks Envoy until something holds or the time is up; each wait has the whole deadline."""
+    """Asks Envoy until something holds or the time is up. `has` is what Envoy had last, None when it never answered."""
 
     def __init__(self, admin: str, clock: Callable[[], float], deadline_s: float) -> None:
+        self.has: _Has | None = None
+        self.held = False
         self.said = ""
         self._admin = admin
         self._clock = clock
         self._deadline_s = deadline_s
 
-    def until(self, holds: Callable[[Versions], bool]) -> bool:
-        """Wait until the versions that Envoy has are the ones asked for; `said` tells why they are not."""
+    def until(self, holds: Callable[[_Has], bool]) -> None:
+        """Set `held` once it holds; after the deadline `said` tells why it does not."""
         end = self._clock() + self._deadline_s
         while True:
             try:
-                seen = versions(self._admin, ROUTE_TABLE)
-                if holds(seen):
-                    return True
-                self.said = f"it has clusters `{seen.clusters}` and routes `{seen.routes}`; its log tells why"
+                self.has = _Has(versions(self._admin, ROUTE_TABLE), frozenset(observe(self._admin)))
+                self.held = holds(self.has)
+                self.said = "" if self.held else "it refused them or is still warming them; its log tells why"
             except ObserveError as error:
                 self.said = str(error)
-            if self._clock() >= end:
-                return False
+            if self.held or self._clock() >= end:
+                return
             time.sleep(_POLL_S)
 
-    def clusters(self, wanted: frozenset[str]) -> frozenset[str]:
-        """Wait until Envoy has all the clusters, and give those that it has."""
-        end = self._clock() + self._deadline_s
-        present: frozenset[str] = frozenset()
-        while True:
-            try:
-                present = wanted & observe(self._admin).keys()
-            except ObserveError as error:
-                self.said = str(error)
-            if present == wanted or self._clock() >= end:
-                return present
-            time.sleep(_POLL_S)
+
+def _outcome(wanted: frozenset[str], clusters: _Wait, routes: _Wait) -> Rollout:
+    present = wanted & clusters.has.clusters if clusters.has else frozenset()
+    if not routes.held:
+        return Rollout(frozenset(), wanted, f"envoy did not take the routes: {routes.said}")
+    reason = "" if clusters.held else f"envoy did not take the clusters: {clusters.said}"
+    return Rollout(present, wanted - present, reason)
 
 
 def _stale_secrets(folder: Path, rendered: RenderedEnvoy) -> list[Path]:

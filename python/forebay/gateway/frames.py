@@ -74,8 +74,7 @@ def send_body() -> Any:
         response_header_mode=mode.SKIP,
         request_body_mode=mode.BUFFERED,
         response_body_mode=mode.NONE,
-        request_trailer_mode=mode.SKIP,
-        response_trailer_mode=mode.SKIP,
+        # Trailers are left at the default, which is not to send them: the rendered filter allows no other override.
     )
     headers = ext_proc.HeadersResponse(response=ext_proc.CommonResponse())
     return ext_proc.ProcessingResponse(request_headers=headers, mode_override=override)
@@ -149,4 +148,6 @@ def _common(decision: Decision) -> Any:
 
 def _header(name: str, value: bytes) -> Any:
     header = base_pb2.HeaderValue(key=name, raw_value=value)
-    return base_pb2.HeaderValueOption(header=header, append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
+    return base_pb2.HeaderValueOption(
+        header=header, append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    )

@@ -1,8 +1,7 @@
 """The reference of the Rust `ext_proc` server: the same engine behind the same protocol, in `grpc.aio`.
 
-Owns: the order of messages on a decide stream, told as plainly as it can be. Must not know: why a decision is what it is.
-On failure: closed; a stream without an answer ends with a gRPC error, never OK, since Envoy would let its request go on
-undecided.
+Owns: the order of messages on a decide stream, told plainly. Must not know: why a decision is what it is.
+On failure: closed; a stream without an answer ends with a gRPC error, never OK (Envoy would let the request go on).
 
 It is the oracle that the fast server is held against (recorded streams must get the same answers from both), and not
 for production: it takes the GIL for every message. It needs the package `xds-protos`.
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReferenceServer"]
 
+_EOF: object = aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 _FILTER = "x-forebay-filter"
 # Added to an announced hold, so that we end it and not Envoy.
 _HOLD_MARGIN_NS = 500_000_000
@@ -53,36 +53,42 @@ class ReferenceServer:
     Cost: some 300 µs a request, the GIL held except in the engine.
     """
 
-    def __init__(self, engine: Engine, address: str = "127.0.0.1:0", max_message_bytes: int = _MAX_MESSAGE_BYTES) -> None:
+    def __init__(
+        self, engine: Engine, address: str = "127.0.0.1:0", max_message_bytes: int = _MAX_MESSAGE_BYTES
+    ) -> None:
         self._engine = engine
         self._address = address
         self._stages = Stages()
         # One thread, as in the gateway, so a stage need not be safe for threads.
         self._stage_thread = ThreadPoolExecutor(1, "forebay-stage")
         self._wait_threads = ThreadPoolExecutor(_WAITERS, "forebay-wait")
-        self._server = aio.server(options=[("grpc.max_receive_message_length", max_message_bytes), ("grpc.so_reuseport", 0)])
-        self._server.add_generic_rpc_handlers((
-            grpc.method_handlers_generic_handler(
-                "envoy.service.ext_proc.v3.ExternalProcessor",
-                {
-                    "Process": grpc.stream_stream_rpc_method_handler(
-                        self._process,
-                        request_deserializer=ext_proc.ProcessingRequest.FromString,
-                        response_serializer=ext_proc.ProcessingResponse.SerializeToString,
-                    )
-                },
-            ),
-            grpc.method_handlers_generic_handler(
-                "envoy.service.accesslog.v3.AccessLogService",
-                {
-                    "StreamAccessLogs": grpc.stream_unary_rpc_method_handler(
-                        self._access_log,
-                        request_deserializer=als_pb2.StreamAccessLogsMessage.FromString,
-                        response_serializer=als_pb2.StreamAccessLogsResponse.SerializeToString,
-                    )
-                },
-            ),
-        ))
+        self._server = aio.server(
+            options=[("grpc.max_receive_message_length", max_message_bytes), ("grpc.so_reuseport", 0)]
+        )
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    "envoy.service.ext_proc.v3.ExternalProcessor",
+                    {
+                        "Process": grpc.stream_stream_rpc_method_handler(
+                            self._process,
+                            request_deserializer=ext_proc.ProcessingRequest.FromString,
+                            response_serializer=ext_proc.ProcessingResponse.SerializeToString,
+                        )
+                    },
+                ),
+                grpc.method_handlers_generic_handler(
+                    "envoy.service.accesslog.v3.AccessLogService",
+                    {
+                        "StreamAccessLogs": grpc.stream_unary_rpc_method_handler(
+                            self._access_log,
+                            request_deserializer=als_pb2.StreamAccessLogsMessage.FromString,
+                            response_serializer=als_pb2.StreamAccessLogsResponse.SerializeToString,
+                        )
+                    },
+                ),
+            )
+        )
 
     async def start(self) -> str:
         """Serve.
@@ -101,7 +107,9 @@ class ReferenceServer:
         self._stage_thread.shutdown(wait=False, cancel_futures=True)
         self._wait_threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _process(self, _requests: AsyncIterator[Any], context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    async def _process(
+        self, _requests: AsyncIterator[Any], context: aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
         metadata = cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata() or ())
         service = next((value for name, value in metadata if name == _FILTER), "")
         inbound = _Inbound(context)
@@ -111,8 +119,7 @@ class ReferenceServer:
         elif service == "capture":
             await take_response(self._engine, inbound.messages())
         else:
-            await _fail(
-                context,
+            await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"`{_FILTER}` is `{service!s}`; the filter's initial metadata must say `decide` or `capture`",
             )
@@ -163,7 +170,7 @@ class ReferenceServer:
                 held, wait_ns = True, min(wait_ns, longest_ns)
                 yield frames.hold(wait_ns + _HOLD_MARGIN_NS)
                 if not await self._follow(session, wait_ns, inbound):
-                    await _fail(context, grpc.StatusCode.CANCELLED, "the stream ended before a decision")
+                    await context.abort(grpc.StatusCode.CANCELLED, "the stream ended before a decision")
             elif decision.action == "follow":
                 # Envoy honours one announcement a message, so nobody is held twice.
                 session.wait(0)
@@ -225,21 +232,21 @@ class _Inbound:
         self._next: asyncio.Future[Any] | None = None
 
     def next(self) -> asyncio.Future[Any]:
-        """The next message, or `grpc.aio.EOF` where Envoy has closed its side."""
+        """The next message, or `_EOF` where Envoy has closed its side."""
         if self._next is None:
             self._next = asyncio.ensure_future(self._context.read())
         return self._next
 
     async def messages(self) -> AsyncIterator[Any]:
         """All messages until Envoy closes its side."""
-        while (message := await self._take()) is not aio.EOF:
+        while (message := await self._take()) is not _EOF:
             yield message
 
     async def expect(self, kind: str, context: aio.ServicerContext[Any, Any]) -> Any:
         """The next message, which must be of this kind; the stream fails otherwise."""
         message = await self._take()
-        if message is aio.EOF:
-            await _fail(context, grpc.StatusCode.CANCELLED, "the stream ended before a decision")
+        if message is _EOF:
+            await context.abort(grpc.StatusCode.CANCELLED, "the stream ended before a decision")
         if message.WhichOneof("request") != kind:
             await _unexpected(context, message)
         return message
@@ -247,7 +254,7 @@ class _Inbound:
     async def expect_end(self, context: aio.ServicerContext[Any, Any]) -> None:
         """Nothing must come any more until Envoy closes its side; the stream fails otherwise."""
         message = await self._take()
-        if message is not aio.EOF:
+        if message is not _EOF:
             await _unexpected(context, message)
 
     async def _take(self) -> Any:
@@ -260,16 +267,10 @@ async def _unexpected(context: aio.ServicerContext[Any, Any], message: Any) -> N
     """A message that decide's processing mode never asks for. It cannot be answered, so the stream fails."""
     kind = message.WhichOneof("request")
     if kind is None:
-        await _fail(context, grpc.StatusCode.INVALID_ARGUMENT, "a message without a request")
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a message without a request")
     name = kind.replace("_", " ")
     name = f"a {name}" if name.endswith("body") else name
-    await _fail(
-        context,
+    await context.abort(
         grpc.StatusCode.FAILED_PRECONDITION,
         f"decide does not take {name} here; check the processing mode",
     )
-
-
-async def _fail(context: aio.ServicerContext[Any, Any], code: grpc.StatusCode, details: str) -> NoReturn:
-    await context.abort(code, details)
-    raise AssertionError("`abort` does not return")

@@ -65,14 +65,20 @@ def take_entry(engine: Engine, entry: Any) -> None:
         # Refused, answered by us, or decided by nobody: nothing is open for it.
         return
     flags = common.response_flags
-    aborted = flags.downstream_connection_termination
+    aborted = flags.downstream_connection_termination or flags.downstream_remote_reset
+    first_byte = common.time_to_first_upstream_rx_byte
+    # An aborted or broken answer may have cost as much as a complete one, once an upstream had the request.
+    served = (
+        entry.response.response_code_details == "via_upstream"
+        or first_byte.seconds + first_byte.nanos > 0
+        or (aborted and common.upstream_request_attempt_count > 0)
+    )
     duration = common.duration if common.HasField("duration") else common.time_to_last_downstream_tx_byte
     engine.end(
         reservation,
         entry.response.response_code.value,
         duration_ns=duration.seconds * 10**9 + duration.nanos,
-        # An aborted request may have cost as much as a complete one.
-        local_reply=entry.response.response_code_details != "via_upstream" and not aborted,
+        local_reply=not served,
         aborted=aborted,
         unreachable=(
             flags.failed_local_healthcheck

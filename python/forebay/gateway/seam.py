@@ -3,6 +3,26 @@
 Owns nothing. Must not know what the classes do. On failure: ImportError, as the package cannot work without it.
 """
 
-from forebay._core import Engine, Gateway, GatewayError, PolicyRefused, StageBatch, StageRequest
+from __future__ import annotations
 
-__all__ = ["Engine", "Gateway", "GatewayError", "PolicyRefused", "StageBatch", "StageRequest"]
+from forebay._core import (
+    Decision,
+    Engine,
+    Gateway,
+    GatewayError,
+    PolicyRefused,
+    Session,
+    StageBatch,
+    StageRequest,
+)
+
+__all__ = [
+    "Decision",
+    "Engine",
+    "Gateway",
+    "GatewayError",
+    "PolicyRefused",
+    "Session",
+    "StageBatch",
+    "StageRequest",
+]

@@ -48,7 +48,7 @@ class Stages:
             if len(given) != len(requests):
                 raise ValueError(f"{len(given)} choices for {len(requests)} requests")
             return [_pair(choice) for choice in given]
-        except (Exception, SystemExit):
+        except (Exception, SystemExit):  # noqa: BLE001 - a person's code may raise anything
             _log.exception("the stage `%s` failed", target)
             return [None] * len(requests)
 
@@ -60,7 +60,7 @@ class Stages:
                 if not callable(found):
                     raise TypeError(f"`{target}` is not callable")
                 self._found[target] = found
-            except (Exception, SystemExit):
+            except (Exception, SystemExit):  # noqa: BLE001 - importing runs a person's code
                 _log.exception("the stage `%s` cannot be found", target)
                 self._found[target] = None
         return self._found[target]

@@ -55,6 +55,6 @@ class FileWatch:
                 self._seen = now
                 try:
                     self._changed()
-                except Exception:
+                except Exception:  # noqa: BLE001 - see below
                     # One change that cannot be taken must not make the next ones go unseen.
                     _log.exception("the change of `%s` was not taken", self._path)

@@ -290,6 +290,7 @@ pub fn push_json_string(out: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::panic)]
     use super::*;
 
     fn all() -> Vec<Refusal> {

@@ -1,6 +1,7 @@
 //! Owns the Python face of the exact cache, of the collector of answers and of the event stream reader.
 //! Must not know policy, keys or the gateway: these classes serve anyone who wants the parts alone.
-//! On failure: a bad argument is a `ValueError` that begins with a stable slug; a miss is `None`.
+//! On failure: an answer that cannot be kept is `AnswerRefused`, a bad argument a `ValueError`, each beginning with a
+//! stable slug; a miss is `None`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,6 +13,8 @@ use forebay_core::{answer, cache};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+
+use crate::error::answer_refused;
 
 /// What a stored answer is invalidated by, and what kind of answer it is.
 ///
@@ -264,7 +267,7 @@ impl ExactCache {
 
     /// The answer as an event stream that ends with `data: [DONE]`; rendered once, then kept with the answer.
     ///
-    /// Raises: `ValueError` when a part of the answer has no place in a stream.
+    /// Raises: `AnswerRefused` when a part of the answer has no place in a stream.
     fn stream<'py>(
         &self,
         py: Python<'py>,
@@ -276,7 +279,7 @@ impl ExactCache {
 
     /// As `stream`, with the usage in an event before the last, as `stream_options.include_usage` asks for it.
     ///
-    /// Raises: `ValueError` also when the answer has no usage.
+    /// Raises: `AnswerRefused` also when the answer has no usage.
     fn stream_with_usage<'py>(
         &self,
         py: Python<'py>,
@@ -336,7 +339,7 @@ impl ExactCache {
         usage: StreamUsage,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let stream = self.cache.stream(&key_of(key)?, &answer.entry, usage);
-        let stream = stream.map_err(|reason| refused(reason.slug(), reason))?;
+        let stream = stream.map_err(|reason| answer_refused(reason.slug(), reason))?;
         Ok(PyBytes::new(py, &stream))
     }
 }
@@ -375,7 +378,8 @@ impl AnswerCollector {
     /// Ends a body that came whole.
     ///
     /// Returns: the complete plain JSON answer; of a stream, folded.
-    /// Raises: `ValueError` with the slug of the reason why the answer is not storable, or when it was ended before.
+    /// Raises: `AnswerRefused` with the slug of the reason why the answer is not storable; `ValueError` when it was
+    /// ended before.
     fn finish<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.end(py, BodyEnd::Complete)
     }
@@ -402,7 +406,7 @@ impl AnswerCollector {
     fn end<'py>(&self, py: Python<'py>, end: BodyEnd) -> PyResult<Bound<'py, PyBytes>> {
         let collector = self.lock().take();
         let collector = collector.ok_or_else(|| refused("answer_ended", "the body was ended before"))?;
-        let answer = collector.finish(end).map_err(|reason| refused(reason.slug(), reason))?;
+        let answer = collector.finish(end).map_err(|reason| answer_refused(reason.slug(), reason))?;
         Ok(PyBytes::new(py, &answer.body))
     }
 }

@@ -8,12 +8,12 @@ use pyo3::create_exception;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
-create_exception!(_core, ForebayError, PyException, "Base of all errors of forebay's core.");
-create_exception!(_core, PolicyRefused, ForebayError, "A policy did not validate; `findings` lists every reason.");
-create_exception!(_core, LimitExceeded, ForebayError, "A limit has no room; nothing was taken.");
-create_exception!(_core, GatewayError, ForebayError, "The gateway's servers could not be started.");
-create_exception!(_core, BatchRefused, ForebayError, "A request does not fit its batch; `slug` names why.");
-create_exception!(_core, AnswerRefused, ForebayError, "An answer is not kept; `slug` names why.");
+create_exception!(forebay._core, ForebayError, PyException, "Base of all errors of forebay's core.");
+create_exception!(forebay._core, PolicyRefused, ForebayError, "A policy did not validate; `findings` lists every reason.");
+create_exception!(forebay._core, LimitExceeded, ForebayError, "A limit has no room; nothing was taken.");
+create_exception!(forebay._core, GatewayError, ForebayError, "The gateway's servers could not be started.");
+create_exception!(forebay._core, BatchRefused, ForebayError, "A request does not fit its batch; `slug` names why.");
+create_exception!(forebay._core, AnswerRefused, ForebayError, "An answer is not kept; `slug` names why.");
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
@@ -40,6 +40,16 @@ pub fn policy_refused(py: Python<'_>, findings: Vec<Finding>) -> PyErr {
     // The exception is usable without the attribute.
     let _ = error.value(py).setattr("findings", finding_rows(findings));
     error
+}
+
+/// An answer that is not kept or cannot be told: the slug leads the message and is an attribute.
+pub fn answer_refused(slug: &'static str, why: impl std::fmt::Display) -> PyErr {
+    Python::attach(|py| {
+        let error = AnswerRefused::new_err(format!("{slug}: {why}"));
+        // The message begins with it.
+        let _ = error.value(py).setattr("slug", slug);
+        error
+    })
 }
 
 pub fn limit_exceeded(refused: &Refused) -> PyErr {

@@ -49,15 +49,17 @@ impl AccessLog {
 fn read(common: &AccessLogCommon, status: u16, details: &str) -> LogEntry {
     let default = ResponseFlags::default();
     let flags = common.response_flags.as_ref().unwrap_or(&default);
-    let aborted = flags.downstream_connection_termination;
+    let aborted = flags.downstream_connection_termination || flags.downstream_remote_reset;
+    let first_byte_ns = nanos(common.time_to_first_upstream_rx_byte.as_ref());
+    // An aborted or broken answer may have cost as much as a complete one, once an upstream had the request.
+    let served = details == "via_upstream" || first_byte_ns > 0 || (aborted && common.upstream_request_attempt_count > 0);
     LogEntry {
         end: RecordEnd {
             status,
             duration_ns: nanos(common.duration.as_ref().or(common.time_to_last_downstream_tx_byte.as_ref())),
-            first_byte_ns: nanos(common.time_to_first_upstream_rx_byte.as_ref()),
+            first_byte_ns,
             attempts: common.upstream_request_attempt_count,
-            // An aborted request may have cost as much as a complete one.
-            local_reply: details != "via_upstream" && !aborted,
+            local_reply: !served,
             aborted,
         },
         unreachable: flags.failed_local_healthcheck

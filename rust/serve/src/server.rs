@@ -176,6 +176,9 @@ async fn serve_envoy(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
+        // Envoy resets a stream when its client goes away; the default, 20 at once, would end the whole connection, and
+        // with it everybody's requests.
+        .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize))
         .max_frame_size(1 << 20)
         .add_service(ext_proc)
         .add_service(access_log)

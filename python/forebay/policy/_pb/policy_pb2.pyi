@@ -296,9 +296,11 @@ class FeatureCache(_message.Message):
         MODE_UNSPECIFIED: _ClassVar[FeatureCache.Mode]
         EXACT: _ClassVar[FeatureCache.Mode]
         OFF: _ClassVar[FeatureCache.Mode]
+        LOOKUP: _ClassVar[FeatureCache.Mode]
     MODE_UNSPECIFIED: FeatureCache.Mode
     EXACT: FeatureCache.Mode
     OFF: FeatureCache.Mode
+    LOOKUP: FeatureCache.Mode
     class Sharing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         SHARING_UNSPECIFIED: _ClassVar[FeatureCache.Sharing]

@@ -42,10 +42,16 @@ pub struct LogEntry {
 // === impl Engine ===
 
 impl Engine {
-    /// Envoy closed a request's stream. For a buffered request the response is over: its slot is free.
+    /// Envoy closed a request's stream. For a buffered request the response is over: its slot is free, and the log's
+    /// entry is waited for only as long as it may take. (None comes where the client left before Envoy had our answer.)
     pub fn stream_closed(&self, id: u128, now_ns: u64) {
         let lease = self.open.amend(id, |reservation| {
-            if reservation.owner.buffered { self.free_slot(reservation, now_ns) } else { None }
+            if !reservation.owner.buffered {
+                return None;
+            }
+            let wait_ns = reservation.owner.live.snapshot.timing.log_wait_ns;
+            reservation.expires_ns = reservation.expires_ns.min(now_ns.saturating_add(wait_ns));
+            self.free_slot(reservation, now_ns)
         });
         drop(lease);
     }

@@ -113,6 +113,11 @@ impl Engine {
             }
         }
         session.record.cache = CacheState::Miss;
+        if !feature.kept {
+            session.mark(Stage::Recall, clock);
+            session.note(Stage::Recall, || "not in the cache, and the feature keeps nothing".into());
+            return Recall::Ask(None);
+        }
         let aboard = |now_ns| Aboard { cache: cache.clone(), key, id: session.record.id, now_ns };
         let boarded = match session.followed.take() {
             // Promoted: it is aboard already, as the leader.

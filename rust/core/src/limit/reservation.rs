@@ -182,14 +182,21 @@ impl<T: Send> ReservationTable<T> {
     /// Changes a reservation in flight without taking it, under its shard's lock: for an end that
     /// finishes only a part, as a stream's end frees slots while the use is still to come.
     ///
-    /// Its `expires_ns` was read by `insert`; changing it here moves nothing.
+    /// With another `expires_ns` it expires then.
     pub fn amend<R>(&self, id: u128, change: impl FnOnce(&mut Reservation<T>) -> R) -> Option<R> {
         let hash = self.hasher.hash_one(id);
         let mut guard = self.shard(hash).lock();
         let Shard { index, wheel } = &mut *guard;
-        let (_, handle) = index.find(hash, |(other, _)| *other == id)?;
+        let (_, handle) = index.find_mut(hash, |(other, _)| *other == id)?;
         let (_, reservation) = wheel.get_mut(*handle)?;
-        Some(change(reservation))
+        let before_ns = reservation.expires_ns;
+        let result = change(reservation);
+        let expires_ns = reservation.expires_ns;
+        if expires_ns != before_ns {
+            let moved = wheel.remove(*handle)?;
+            *handle = wheel.insert(expires_ns, moved);
+        }
+        Some(result)
     }
 
     /// Reservations in flight.
@@ -244,6 +251,19 @@ mod tests {
         assert_eq!(table.expire(110, 9).len(), 2);
         assert!((0..5).all(|id| table.take(id).is_none()));
         assert_eq!(table.len(), 0);
+    }
+
+    #[test]
+    fn an_amended_expiry_holds() {
+        let table = table(9);
+        table.insert(1, reservation(7, 100_000)).unwrap();
+        table.insert(2, reservation(8, 100)).unwrap();
+        table.amend(1, |r| r.expires_ns = 200).unwrap();
+        table.amend(2, |r| r.expires_ns = 100_000).unwrap();
+        assert!(table.expire(200, 9).is_empty());
+        assert_eq!(table.expire(210, 9)[0].1.owner, 7);
+        assert!(table.take(1).is_none());
+        assert_eq!((table.take(2).unwrap().owner, table.len()), (8, 0));
     }
 
     #[test]

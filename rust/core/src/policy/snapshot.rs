@@ -55,6 +55,8 @@ pub struct Timing {
     pub max_message_timeout_ns: u64,
     /// A reservation that nothing ended expires after this
     pub reservation_ns: u64,
+    /// The log's entry about a request that is over comes within this
+    pub log_wait_ns: u64,
     /// Largest buffered body
     pub max_body_bytes: u64,
     /// Deepest nesting of a JSON body
@@ -157,8 +159,10 @@ pub struct KeyRecord {
 pub struct FeaturePolicy {
     /// Its name; empty for requests without a feature
     pub name: Arc<str>,
-    /// Whether answers are kept at all
+    /// Whether answers are looked up
     pub cached: bool,
+    /// Whether answers are kept
+    pub kept: bool,
     /// How long they are served
     pub ttl_ns: u64,
     /// Shared by the user alone, not by the tenant
@@ -405,6 +409,7 @@ impl Timing {
             max_message_timeout_ns: or(gateway.max_message_timeout_ms, 60_000) * MS,
             // Later than the longest stream, the log's flush and the longest hold before it.
             reservation_ns: (stream_ms + or(gateway.max_message_timeout_ms, 60_000) + 2 * flush_ms + 5_000) * MS,
+            log_wait_ns: (2 * flush_ms + 5_000) * MS,
             max_body_bytes: or(gateway.max_body_bytes, 32 << 20),
             max_json_depth: or(u64::from(gateway.max_json_depth), 64) as usize,
         }
@@ -514,6 +519,7 @@ impl FeaturePolicy {
         Self {
             name: Arc::from(feature.name.as_str()),
             cached: has_cache && cache.mode() != Mode::Off,
+            kept: has_cache && !matches!(cache.mode(), Mode::Off | Mode::Lookup),
             ttl_ns: if cache.ttl_ms == 0 { ttl_ns } else { cache.ttl_ms * MS },
             per_user: cache.sharing() == Sharing::User,
             sampled: cache.sampled() == Sampled::Share,

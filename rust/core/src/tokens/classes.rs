@@ -82,6 +82,10 @@ impl Classes {
 
     #[inline]
     fn beyond_ascii(&self, text: &[u8], at: usize, first: u8) -> (u8, usize) {
+        // U+5000 to U+8FFF: nothing but Han letters, and most of a Chinese text.
+        if matches!(first, 0xE5..=0xE8) {
+            return (HEAD | TAIL | LETTER, 3);
+        }
         let tail = |offset: usize| u32::from(text[at + offset] & 0x3F);
         let first = u32::from(first);
         let (code_point, bytes) = if first < 0xE0 {
@@ -142,6 +146,15 @@ mod tests {
         ] {
             assert_eq!(flags(character), expected, "{character:?}");
         }
+    }
+
+    #[test]
+    fn the_han_range_is_uniform() {
+        let classes = Classes::new();
+        for page in &classes.page_of[0x50..0x90] {
+            assert_eq!(classes.pages[usize::from(*page)], [HEAD | TAIL | LETTER; PAGE]);
+        }
+        assert_eq!(flags('\u{5000}'), flags('\u{4E00}'));
     }
 
     #[test]

@@ -32,14 +32,26 @@ pub(super) struct Merges {
 }
 
 /// Buffers that one count leaves to the next, so that a piece costs no allocation.
-#[derive(Default)]
 pub(super) struct Scratch {
     taken: Vec<Rank>,
     given_up: Vec<u64>,
+    /// Pairs of tokens, packed above one bit that says whether the second may follow the first: 64 KiB. Texts
+    /// without spaces are long pieces that never come again, of pairs that do.
+    pairs: Box<[u64]>,
 }
+
+const PAIRS_KEPT: usize = 8192;
+/// Set in every pair that is known, so that an empty slot is none.
+const PAIR_KNOWN: u64 = 1 << 63;
 
 /// What a thread may keep between counts: a text of one huge piece does not stay paid for.
 const SCRATCH_KEEP: usize = 64 * 1024;
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { taken: Vec::new(), given_up: Vec::new(), pairs: vec![0; PAIRS_KEPT].into_boxed_slice() }
+    }
+}
 
 // === impl Merges ===
 
@@ -80,7 +92,7 @@ impl Merges {
 
     /// Number of tokens that merging leaves of `piece`.
     pub(super) fn count(&self, piece: &[u8], scratch: &mut Scratch) -> usize {
-        let Scratch { taken, given_up } = scratch;
+        let Scratch { taken, given_up, pairs } = scratch;
         taken.clear();
         given_up.clear();
         given_up.resize(piece.len() / 64 + 1, 0);
@@ -93,7 +105,7 @@ impl Merges {
             }
             let end = at + bytes;
             let dead = given_up[end / 64] >> (end % 64) & 1 != 0;
-            if !dead && taken.last().is_none_or(|&last| self.may_follow(last, token)) {
+            if !dead && taken.last().is_none_or(|&last| self.may_follow(last, token, pairs)) {
                 taken.push(token);
                 at = end;
                 candidate = self.tree.longest(&piece[at..]);
@@ -109,18 +121,28 @@ impl Merges {
             candidate = (shorter, self.bytes[shorter as usize] as usize);
         }
         let count = taken.len();
-        if taken.capacity() > SCRATCH_KEEP {
-            *scratch = Scratch::default();
-        }
+        taken.truncate(0);
+        taken.shrink_to(SCRATCH_KEEP);
+        given_up.truncate(SCRATCH_KEEP);
+        given_up.shrink_to(SCRATCH_KEEP);
         count
     }
 
     /// Whether merging leaves a border between `left` and `right` where they meet.
-    ///
+    #[inline(always)]
+    fn may_follow(&self, left: Rank, right: Rank, pairs: &mut [u64]) -> bool {
+        let pair = Pairs::pack(left, right) << 1 | PAIR_KNOWN;
+        let slot = &mut pairs[(Pairs::spread(pair) >> (64 - PAIRS_KEPT.trailing_zeros())) as usize];
+        if *slot & !1 != pair {
+            *slot = pair | u64::from(self.derive_may_follow(left, right));
+        }
+        *slot & 1 != 0
+    }
+
     /// Undoes, latest first, the merges on both sides of the border. Whenever the two tokens at the border
     /// could have merged before either was used up by the next merge on its own side, merging would have
     /// crossed the border. Of two equal merges the left one comes first, hence `+ 1` on the right.
-    fn may_follow(&self, mut left: Rank, mut right: Rank) -> bool {
+    fn derive_may_follow(&self, mut left: Rank, mut right: Rank) -> bool {
         let mut used_at = Rank::MAX;
         loop {
             if self.pairs.get(left, right).is_some_and(|merged| merged < used_at) {
@@ -131,14 +153,11 @@ impl Merges {
             if left_whole && right_whole {
                 return true;
             }
-            // The token that was merged later is the one to take apart; single bytes were never merged.
-            if right_whole || (!left_whole && left > right) {
-                used_at = left;
-                left = left_half;
-            } else {
-                used_at = right + 1;
-                right = right_half;
-            }
+            // The token that was merged later is the one to take apart; single bytes were never merged. Which
+            // one is data, so the choice is made without a branch.
+            let take_left = right_whole | (!left_whole & (left > right));
+            used_at = if take_left { left } else { right + 1 };
+            (left, right) = if take_left { (left_half, right) } else { (left, right_half) };
         }
     }
 }

@@ -25,6 +25,9 @@ use crate::stage::StagePending;
 /// Added to an announced hold, so that we end it and not Envoy.
 const HOLD_MARGIN: Duration = Duration::from_millis(500);
 
+/// Bodies above this are decided off the thread's queue.
+const LONG_BODY_BYTES: usize = 64 << 10;
+
 /// One request's stream.
 pub struct DecideStream {
     runtime: Arc<Runtime>,
@@ -198,17 +201,21 @@ impl DecideStream {
         let runtime = self.runtime.clone();
         let body = self.body.clone();
         let mut told = None;
-        let step = caught(&runtime, || {
-            let mut waiter = || -> Waiter {
-                let (tx, rx) = oneshot::channel();
-                told = Some(rx);
-                Box::new(move |outcome| {
-                    // Whoever waited may be gone: its session leaves the flight by itself.
-                    let _ = tx.send(outcome);
-                })
-            };
-            runtime.engine.body(&mut session, &body, &mut waiter, &runtime.clock)
-        });
+        let mut decide = || {
+            caught(&runtime, || {
+                let mut waiter = || -> Waiter {
+                    let (tx, rx) = oneshot::channel();
+                    told = Some(rx);
+                    Box::new(move |outcome| {
+                        // Whoever waited may be gone: its session leaves the flight by itself.
+                        let _ = tx.send(outcome);
+                    })
+                };
+                runtime.engine.body(&mut session, &body, &mut waiter, &runtime.clock)
+            })
+        };
+        // A long prompt takes milliseconds to read and count: the requests behind it on this thread go to another.
+        let step = if body.len() > LONG_BODY_BYTES { tokio::task::block_in_place(decide) } else { decide() };
         match (step, told) {
             (Some(BodyStep::Answer(answer)), _) => self.answer(answer),
             (Some(BodyStep::Forward(forward)), _) => {

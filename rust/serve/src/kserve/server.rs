@@ -38,6 +38,8 @@ pub async fn serve(
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
         .max_concurrent_streams(settings.max_streams)
+        // Clients that go away must not end the connection of all others; the default is 20 at once.
+        .http2_max_pending_accept_reset_streams(Some(settings.max_streams as usize))
         .initial_stream_window_size(settings.stream_window_bytes)
         .initial_connection_window_size(settings.connection_window_bytes)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))

@@ -139,7 +139,7 @@ fn check_feature_cache(cache: &pb::FeatureCache, policy_caches: bool, path: &str
             );
         }
     }
-    if cache.mode() == Mode::Exact && !policy_caches {
+    if matches!(cache.mode(), Mode::Exact | Mode::Lookup) && !policy_caches {
         let message = "the policy has no `cache`, so nothing is cached; add `cache: {}`";
         report.warn("cache_missing", format!("{path}.mode"), message);
     }

@@ -4,6 +4,7 @@
 
 use super::names::{self, Alphabet, Names};
 use super::{Report, pb};
+use crate::tokens::Tokenizer;
 use pb::image_tokens::Rule;
 use pb::model::Capability;
 use pb::pool::Protocol;
@@ -47,16 +48,9 @@ pub(super) fn writes_text(model: &pb::Model) -> bool {
 
 fn check_tokens(model: &pb::Model, path: &str, report: &mut Report) {
     let tokenizer = model.tokenizer.as_str();
-    let estimate = tokenizer.strip_prefix("estimate:").is_some_and(|name| {
-        !name.is_empty()
-            && name.len() <= 64
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-    });
-    if !matches!(tokenizer, "" | "o200k_base" | "cl100k_base") && !estimate {
-        let message = format!(
-            "`{}` is no tokenizer; write `o200k_base`, `cl100k_base`, or `estimate:NAME` such as `estimate:llama`",
-            names::shown(tokenizer)
-        );
+    if !tokenizer.is_empty() && Tokenizer::from_name(tokenizer).is_err() {
+        let known: Vec<String> = Tokenizer::names().map(|name| format!("`{name}`")).collect();
+        let message = format!("`{}` is no tokenizer; one of {}", names::shown(tokenizer), known.join(", "));
         report.error("unknown_tokenizer", format!("{path}.tokenizer"), message);
     }
     let image = format!("{path}.image_tokens");

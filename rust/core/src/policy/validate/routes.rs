@@ -165,7 +165,7 @@ fn check_when_full(route: &pb::Route, path: &str, names: &Names, report: &mut Re
     let list = format!("{path}.next_models");
     match (when_full == Ok(WhenFull::NextModel), route.next_models.is_empty()) {
         (true, true) => {
-            report.error("no_next_model", list.as_str(), "`NEXT_MODEL` must list the models to try")
+            report.error("no_next_model", list.as_str(), "`NEXT_MODEL` must list the models to try");
         }
         (false, false) => {
             let message = "is looked at only with `when_full: NEXT_MODEL`; give that, or remove the list";

@@ -269,6 +269,22 @@ fn a_key_in_plain_sight_is_not_repeated() {
 }
 
 #[test]
+fn a_feature_that_wants_a_cache_needs_one() {
+    use super::pb::feature_cache::Mode;
+    let feature = |mode: Mode, cache: Option<pb::Cache>| {
+        found(move |p| {
+            p.cache = cache;
+            p.features[0].cache = Some(pb::FeatureCache { mode: mode.into(), ..pb::FeatureCache::default() });
+        })
+    };
+    for mode in [Mode::Exact, Mode::Lookup] {
+        assert_eq!(feature(mode, None), ["warning cache_missing features[0].cache.mode"]);
+        assert_eq!(feature(mode, Some(pb::Cache::default())), [""; 0]);
+    }
+    assert_eq!(feature(Mode::Off, None), [""; 0]);
+}
+
+#[test]
 fn a_key_cannot_widen_its_tenant() {
     let narrow = |p: &mut pb::Policy| p.tenants[0].models = vec!["embed".into()];
     assert_eq!(found(narrow), ["warning key_widens_tenant keys[0].models[0]"]);
@@ -305,7 +321,11 @@ fn models_are_bounded() {
         found(|p| p.models[0].tokenizer = "estimate:".into()),
         ["error unknown_tokenizer models[0].tokenizer"]
     );
-    assert_eq!(found(|p| p.models[0].tokenizer = "estimate:llama-3".into()), [""; 0]);
+    assert_eq!(found(|p| p.models[0].tokenizer = "estimate:llama".into()), [""; 0]);
+    assert_eq!(
+        found(|p| p.models[0].tokenizer = "estimate:lama".into()),
+        ["error unknown_tokenizer models[0].tokenizer"]
+    );
     assert_eq!(found(|p| p.models[0].prices = None), ["warning no_prices models[0].prices"]);
     assert_eq!(found(|p| p.models[2].prices = None), [""; 0]);
     assert_eq!(
@@ -474,7 +494,7 @@ fn a_stage_is_a_python_function_with_a_deadline_that_fits() {
     assert_eq!(stage(|_| ()), [""; 0]);
     for bad in ["", "shop", "shop:", ":f", "shop..x:f", "shop:f.g", "shop:f()", "1a:f", "a b:c"] {
         let findings = found(|p| {
-            p.routes[0].resolve = Some(pb::Resolve { python: bad.into(), ..pb::Resolve::default() })
+            p.routes[0].resolve = Some(pb::Resolve { python: bad.into(), ..pb::Resolve::default() });
         });
         assert_eq!(findings, ["error bad_target routes[0].resolve.python"], "{bad}");
     }
