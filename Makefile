@@ -6,7 +6,7 @@ TRITON := .venv-triton
 export CARGO_TARGET_DIR := $(CURDIR)/target
 RUST := $(shell find rust proto bench/rust -name '*.rs' -o -name '*.toml' -o -name '*.proto' 2>/dev/null) Cargo.toml Cargo.lock
 
-.PHONY: help build triton demo up test test-rust test-python check fmt lint types imports deny bench bench-build proto clean
+.PHONY: help build triton demo up test test-rust test-python check fmt lint types imports deny bench bench-build bench-seam proto clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,8 +34,7 @@ up: build triton ## the same, left running; prints what to try
 test: test-rust test-python ## run every test, with the real Envoy and the real Triton
 
 test-rust: ## the tests of the Rust crates
-	cargo test -q --locked -p forebay-core
-	cargo test -q --locked --release -p forebay-serve -p forebay-bench
+	cargo test -q --locked -p forebay-core -p forebay-serve -p forebay-bench
 
 test-python: build triton ## the tests in Python, with the real servers
 	$(BIN)/python -m pytest -q
@@ -74,3 +73,6 @@ proto: $(BIN)/python ## generate the Python form of the policy message
 
 clean: ## remove what was built
 	rm -rf target $(VENV) $(TRITON) python/forebay/_core.abi3.so
+
+bench-seam: build ## what one call over the seam costs, by pytest-benchmark
+	$(BIN)/python -m pytest -q --benchmark-only --benchmark-columns=median,iqr,ops bench/seam

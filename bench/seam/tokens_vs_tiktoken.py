@@ -6,14 +6,19 @@ On failure: a count that differs ends the run; no time is reported for a wrong a
 
 Both sides count the same texts with the same vocabulary: ours, whose SHA-256 in the published form must be the
 one that `tiktoken` expects of its download. The value is our rate, the control is `tiktoken`'s, the ratio is the
-median over rounds of control time by our time. The texts are what every Python has: the language reference in
-English, the standard library's source; and Chinese sentences in random order. More files may be named.
+median over rounds of control time by our time. The texts are what every Python has: the language reference and
+the standard library's docstrings in English, the library's source; and Chinese sentences in random order. More
+files may be named.
 """
+# Chinese is written with Chinese punctuation:
+# ruff: noqa: RUF001
 
 from __future__ import annotations
 
 import argparse
+import ast
 import base64
+import contextlib
 import gc
 import hashlib
 import json
@@ -23,37 +28,40 @@ import statistics
 import sys
 import sysconfig
 import time
+import warnings
 from pathlib import Path
 
 import tiktoken
-import tiktoken_ext.openai_public
+import tiktoken_ext.openai_public  # type: ignore[import-untyped]
 
 from forebay import _core
 
 ENCODINGS = ("o200k_base", "cl100k_base")
 SEED = 20_261_121
+TEXT_BYTES = 3_000_000
 PATHOLOGY_BYTES = 1_000_000
 # A code point in the places where its class decides: after and before letters of both cases, before a
 # contraction, alone, in a run, and beside a digit.
 FRAME = "a{0}B {0}'s {0} {0}{0} 1{0}"
 
-CHINESE = """网关站在团队已经运行的模型集群前面，在请求产生任何费用之前就决定它的去向。
-令牌先预留，后结算，所以即使请求中途失败，余额也不会出错。
-今天下午三点我们在会议室讨论新版本的发布计划，请大家提前准备材料。
-如果缓存里已经有答案，系统会直接返回，不再调用上游模型。
-这家餐厅的牛肉面很有名，周末常常要排队一个小时。
-请把下面这段话翻译成英文，并保持原来的语气和格式。
-昨天晚上下了一场大雨，河水涨了很多，学校通知今天停课。
-数据库连接池满了以后，新的请求会等待，超过时间就会报错。
-她从小喜欢画画，大学毕业以后成了一名插画师。
-机器学习的效果取决于数据的质量，而不仅仅是模型的大小。
-我想知道怎样修改收货地址，订单还没有发货。
-春天到了，公园里的樱花开得正好，很多人带着孩子来拍照。
-根据合同第三条，供应商应当在十个工作日内交付全部货物。
-为什么我的银行卡在国外不能取现？手续费是怎么计算的？
-科学家发现，这种植物在高温下依然可以进行光合作用。
-函数返回一个列表，其中每个元素都是一个字典，键是用户的编号。
-""".split("\n")
+CHINESE = [
+    "网关站在团队已经运行的模型集群前面，在请求产生任何费用之前就决定它的去向。",
+    "令牌先预留，后结算，所以即使请求中途失败，余额也不会出错。",
+    "今天下午三点我们在会议室讨论新版本的发布计划，请大家提前准备材料。",
+    "如果缓存里已经有答案，系统会直接返回，不再调用上游模型。",
+    "这家餐厅的牛肉面很有名，周末常常要排队一个小时。",
+    "请把下面这段话翻译成英文，并保持原来的语气和格式。",
+    "昨天晚上下了一场大雨，河水涨了很多，学校通知今天停课。",
+    "数据库连接池满了以后，新的请求会等待，超过时间就会报错。",
+    "她从小喜欢画画，大学毕业以后成了一名插画师。",
+    "机器学习的效果取决于数据的质量，而不仅仅是模型的大小。",
+    "我想知道怎样修改收货地址，订单还没有发货。",
+    "春天到了，公园里的樱花开得正好，很多人带着孩子来拍照。",
+    "根据合同第三条，供应商应当在十个工作日内交付全部货物。",
+    "为什么我的银行卡在国外不能取现？手续费是怎么计算的？",
+    "科学家发现，这种植物在高温下依然可以进行光合作用。",
+    "函数返回一个列表，其中每个元素都是一个字典，键是用户的编号。",
+]
 
 
 def reference(name: str) -> tiktoken.Encoding:
@@ -76,14 +84,28 @@ def reference(name: str) -> tiktoken.Encoding:
 
 
 def texts(files: list[Path]) -> dict[str, str]:
-    """The texts by name, each of about a megabyte or more."""
+    """The texts by name, each of a megabyte or more, so that neither side lives on a warm cache."""
     random_order = random.Random(SEED)
     library = Path(sysconfig.get_path("stdlib"))
-    sources = [path.read_text("utf-8", "replace") for path in sorted(library.glob("*.py"))]
-    english = "\n".join(pydoc_data.topics.topics.values())
+    sources = [
+        path.read_text("utf-8", "replace") for path in sorted(library.glob("**/*.py")) if "test" not in path.parts
+    ]
+    english = "\n".join([*pydoc_data.topics.topics.values(), *docstrings(sources)])
     chinese = "\n".join("".join(random_order.sample(CHINESE, 4)) for _ in range(3_000))
-    named = {"english": english, "code": "".join(sources)[:2_000_000], "chinese": chinese}
+    named = {"english": english[:TEXT_BYTES], "code": "".join(sources)[:TEXT_BYTES], "chinese": chinese}
     return named | {path.name: path.read_text("utf-8") for path in files}
+
+
+def docstrings(sources: list[str]) -> list[str]:
+    """The docstrings of modules, classes and functions: English by many hands."""
+    found: list[str] = []
+    for source in sources:
+        with contextlib.suppress(SyntaxError, ValueError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+            nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, documented))
+            found.extend(text for node in nodes if (text := ast.get_docstring(node)))
+    return found
 
 
 def check(counter: _core.TokenCounter, control: tiktoken.Encoding, samples: list[str]) -> None:

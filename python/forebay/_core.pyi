@@ -539,7 +539,7 @@ class CacheKeys:
     >>> keys = CacheKeys(bytes(32))
     >>> body = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":0}'
     >>> one = keys.of(body, tenant="acme", model="small-chat")
-    >>> one == keys.of(body.replace(b'"hi"', b'"h\u0069"'), tenant="acme", model="small-chat")
+    >>> one == keys.of(body.replace(b'"hi"', b'"h\\u0069"'), tenant="acme", model="small-chat")
     True
     >>> one == keys.of(body, tenant="bistro", model="small-chat")
     False

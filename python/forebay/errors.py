@@ -8,6 +8,7 @@ Owns: the classes below. Must not know: who raises them. On failure: these are h
     ├── RequestUnreadable      request_unreadable   the request given to `forebay explain` cannot be used
     ├── RenderError            render_refused       a policy that Envoy's configuration cannot express
     ├── RolloutError           rollout_failed       a configuration file could not be replaced
+    ├── ServeError             serve_failed         a gateway cannot start: an address is taken or malformed
     └── ObserveError           envoy_unobservable   Envoy's admin port did not answer as expected
 """
 
@@ -28,6 +29,7 @@ __all__ = [
     "RenderError",
     "RequestUnreadable",
     "RolloutError",
+    "ServeError",
 ]
 
 
@@ -70,6 +72,12 @@ class RolloutError(ForebayError):
     """A configuration file could not be replaced; what Envoy has read before stays in force."""
 
     slug: ClassVar[str] = "rollout_failed"
+
+
+class ServeError(ForebayError):
+    """A gateway cannot start, because an address is taken, malformed or not this machine's."""
+
+    slug: ClassVar[str] = "serve_failed"
 
 
 class ObserveError(ForebayError):

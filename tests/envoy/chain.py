@@ -39,16 +39,21 @@ from forebay.policy import load
 HERE = Path(__file__).parent
 _START_S = 60.0
 _STOP_S = 30.0
+_HELD = ("forebay_open_reservations", "forebay_pool_requests", "forebay_pool_reserved_tokens", "forebay_capture_bytes")
+NOTHING = dict.fromkeys(_HELD, 0.0)
 
 
 class GatewayProcess:
-    """`forebay serve`. Its log is `gateway.log` in the chain's folder, over all its starts."""
+    """`forebay serve`. Its log is a file in the chain's folder, over all its starts."""
 
-    def __init__(self, policy_file: Path, folder: Path) -> None:
-        self.log = folder / "gateway.log"
+    def __init__(self, policy_file: Path, folder: Path, log: str = "gateway.log", *settings: str) -> None:
+        self.log = folder / log
         self._command = [sys.executable, "-m", "forebay.cli", "serve", "--policy", str(policy_file)]
         self._command += ["--envoy-dir", str(folder)]
+        for setting in settings:
+            self._command += ["--set", setting]
         self._process: subprocess.Popen[bytes] | None = None
+        self.status: int | None = None
 
     @property
     def pid(self) -> int:
@@ -72,7 +77,7 @@ class GatewayProcess:
             selector.register(stdout, selectors.EVENT_READ)
             line = stdout.readline() if selector.select(_START_S) else b""
         if not line:
-            self.end(signal.SIGKILL)
+            self.wait()
             raise AssertionError(f"the gateway did not start:\n{self.said()[-4000:]}")
         ready: dict[str, Any] = json.loads(line)
         return ready
@@ -85,10 +90,10 @@ class GatewayProcess:
     def wait(self) -> int:
         """Wait for its end; its status comes back."""
         assert self._process is not None
-        status = self._process.wait(_STOP_S)
+        self.status = self._process.wait(_STOP_S)
         if self._process.stdout:
             self._process.stdout.close()
-        return status
+        return self.status
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal it if it lives, wait for its end."""
@@ -220,21 +225,24 @@ class Chain:
         found: dict[str, Any] = until(find, f"the record of {request_id}")
         return found
 
-    def assert_quiet(self) -> None:
-        """The gateway lives and holds nothing: no reservation, no place in a pool, no bytes of captures."""
-        names = ("forebay_open_reservations", "forebay_pool_requests", "forebay_pool_reserved_tokens", "forebay_capture_bytes")
-        held = names
+    def held(self) -> dict[str, float]:
+        """What the gateway holds for requests in flight, by the name of its metric."""
+        metrics = self.metrics()
+        return {name: sum(value for _, value in metrics[name]) for name in _HELD}
+
+    def assert_quiet(self, before: dict[str, float]) -> None:
+        """The gateway lives, and holds no more reservations, places, tokens and captured bytes than before."""
+        held = before
 
         def quiet() -> bool:
             nonlocal held
-            metrics = self.metrics()
-            held = tuple(name for name in names if any(value for _, value in metrics[name]))
-            return not held
+            held = self.held()
+            return all(held[name] <= before[name] for name in _HELD)
 
         try:
-            until(quiet, "nothing is held")
+            until(quiet, "nothing more is held")
         except AssertionError:
-            raise AssertionError(f"still held: {held}\n{self.gateway.said()[-2000:]}") from None
+            raise AssertionError(f"held before: {before}, now: {held}\n{self.gateway.said()[-2000:]}") from None
         assert self.admin("GET", "/healthz").status == 200
         assert self.metric("forebay_panics_total") == 0
         assert [fleet.server.errors for fleet in self.fleets.values()] == [[] for _ in self.fleets]
@@ -315,9 +323,10 @@ def session_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 @pytest.fixture
 def chain(session_site: Chain) -> Iterator[Chain]:
-    """The shared chain; after the test it must hold nothing."""
+    """The shared chain; after the test it must hold nothing of the test's."""
+    before = session_site.held()
     yield session_site
-    session_site.assert_quiet()
+    session_site.assert_quiet(before)
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ _POLICY: dict[str, Any] = {
         _model("large-chat", "large-fleet", "CHAT", "TOOLS", "VISION", "JSON", tags=["large"]),
         _model("small-embed", "small-fleet", "EMBEDDINGS", tokenizer="cl100k_base"),
         _model("scarce", "one-place", "CHAT", "COMPLETIONS", "EMBEDDINGS"),
-        _model("lost", "away", "CHAT"),
+        _model("lost", "away", "CHAT", "EMBEDDINGS"),
     ],
     "tiers": [{"name": "pro"}],
     "tenants": [

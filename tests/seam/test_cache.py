@@ -91,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Stored
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
         """Says nothing: the test's assertions speak."""
 
     def do_POST(self) -> None:

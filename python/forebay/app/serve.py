@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forebay.control import RenderOptions, apply, install, observe, render
+from forebay.core import ForebayError as CoreError
 from forebay.errors import ForebayError, ObserveError, PolicyError
 from forebay.gateway import FileWatch, GatewayProcess
 from forebay.policy import load, override
@@ -69,26 +70,23 @@ class ServedGateway:
         """Read the policy file again and put it into force; says and keeps the old one where that is refused."""
         try:
             policy = self._load()
-        except ForebayError as error:
+            message = policy.message()
+            # Before anything changes: what Envoy cannot be told is refused whole.
+            rendered = None if self._envoy_dir is None else render(message, self._options())
+            known = {name for name, *_ in self.process.engine.pools()}
+            fresh = [pool.name for pool in message.pools if pool.name not in known]
+            if rendered is not None:
+                # Not before Envoy has them; the observer or the rollout says when.
+                for name in fresh:
+                    self.process.engine.observe_pool(name, False, False)
+            revision = self.process.swap(policy)
+        except (ForebayError, CoreError, OSError) as error:
             self.process.engine.count_refused_policy()
             _log.error("the changed policy is refused, the one before stays in force:\n%s", error)
             return False
-        known = {name for name, *_ in self.process.engine.pools()}
-        message = policy.message()
-        fresh = [pool.name for pool in message.pools if pool.name not in known]
-        if self._envoy_dir is not None:
-            # Not before Envoy has them; the observer or the rollout says when.
-            for name in fresh:
-                self.process.engine.observe_pool(name, False, False)
-        try:
-            revision = self.process.swap(policy)
-        except OSError as error:
-            self.process.engine.count_refused_policy()
-            _log.error("the changed policy is refused, the one before stays in force: %s", error)
-            return False
         _log.info("policy `%s` is in force, revision %s", message.name, revision)
-        if self._envoy_dir is not None:
-            rollout = apply(render(message, self._options()), self._envoy_dir)
+        if self._envoy_dir is not None and rendered is not None:
+            rollout = apply(rendered, self._envoy_dir)
             for name in fresh:
                 routable = name in rollout.routable
                 self.process.engine.observe_pool(name, routable, routable)

@@ -135,22 +135,35 @@ def body_of(rule: Rule) -> str:
 
 
 def local_reply_config() -> dict[str, Any]:
-    """Give `local_reply_config` of the connection manager."""
-    return {"mappers": [_mapper(rule) for rule in RULES]}
+    """Give `local_reply_config` of the connection manager.
+
+    The gateway's own answers pass first and unchanged, by filters that cost next to nothing: each rule below is an
+    expression that Envoy evaluates, and an answer from the cache would pay for all of them.
+    """
+    return {"mappers": [_OUR_ANSWERS, _OUR_REFUSALS, *(_mapper(rule) for rule in RULES)]}
+
+
+def _cel(expression: str) -> dict[str, Any]:
+    config = typed("envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression)
+    return {"extension_filter": {"name": "cel", "typed_config": config}}
+
+
+# Envoy itself answers nothing below 400.
+_OUR_ANSWERS: dict[str, Any] = {
+    "filter": {
+        "status_code_filter": {
+            "comparison": {"op": "LE", "value": {"default_value": 399, "runtime_key": "forebay.own_answers_up_to"}}
+        }
+    }
+}
+_OUR_REFUSALS: dict[str, Any] = {"filter": _cel("response.code_details.startsWith('forebay')")}
 
 
 def _mapper(rule: Rule) -> dict[str, Any]:
     when = rule.when.replace("details", "response.code_details").replace("code ", "response.code ")
     expression = f"({when}) && {_NOT_GRPC}"
     mapper: dict[str, Any] = {
-        "filter": {
-            "extension_filter": {
-                "name": "cel",
-                "typed_config": typed(
-                    "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression
-                ),
-            }
-        },
+        "filter": _cel(expression),
         "body_format_override": {
             "text_format_source": {"inline_string": body_of(rule)},
             "content_type": "application/json",

@@ -14,6 +14,7 @@ On failure: closed; what is not for everybody is answered only to the token, or 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -31,6 +32,7 @@ _MAX_BODY_BYTES = 65_536
 _MAX_RECORDS = 10_000
 _MAX_AT_ONCE = 16
 _SOCKET_TIMEOUT_S = 5.0
+_STOP_SEEN_S = 0.1
 _SELECTORS = ("tag", "model", "tenant", "all")
 
 
@@ -60,7 +62,8 @@ class AdminServer:
         limit = threading.BoundedSemaphore(_MAX_AT_ONCE)
         handler = type("Handler", (_Handler,), {"sources": sources, "limit": limit})
         self._server = _Server((host, port), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="forebay-admin", daemon=True)
+        serve = functools.partial(self._server.serve_forever, poll_interval=_STOP_SEEN_S)
+        self._thread = threading.Thread(target=serve, name="forebay-admin", daemon=True)
 
     @property
     def address(self) -> str:
@@ -88,6 +91,18 @@ class _Refused(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def _is_own_name(host: str) -> bool:
+    """Whether a `Host` was typed by somebody here, and not by a web page whose name was pointed at this machine."""
+    name = urlsplit(f"//{host}").hostname or ""
+    if name == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -123,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Refused(404, f"`{urlsplit(self.path).path}` is not served here")
             answer()
         except _Refused as refused:
+            # What was not read of a body must not be taken for the next request.
+            self.close_connection = self.close_connection or self.command == "POST"
             self._say(refused.status, {"error": str(refused)})
         except (BrokenPipeError, ConnectionResetError, TimeoutError):
             self.close_connection = True
@@ -157,11 +174,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _invalidate(self) -> None:
         self._guard()
         length = self.headers.get("content-length", "")
-        if not length.isdigit() or int(length) > _MAX_BODY_BYTES:
-            self.close_connection = True
+        if not (length.isascii() and length.isdigit()) or int(length) > _MAX_BODY_BYTES:
             raise _Refused(400, f"send a JSON object of at most {_MAX_BODY_BYTES} bytes with its length")
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise _Refused(400, f"the body ends after {len(body)} of {length} bytes")
         try:
-            asked = json.loads(self.rfile.read(int(length)))
+            asked = json.loads(body)
         except (ValueError, RecursionError):
             raise _Refused(400, "the body is not JSON") from None
         if not isinstance(asked, dict) or sum(name in asked for name in _SELECTORS) != 1:
@@ -181,6 +200,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not wanted:
             if not ipaddress.ip_address(self.client_address[0]).is_loopback:
                 raise _Refused(403, "set `gateway.admin_token_sha256` to reach this from another machine")
+            # Every browser sends one.
+            host = self.headers.get("host", "")
+            if host and not _is_own_name(host):
+                raise _Refused(403, "the header `host` must be an address or `localhost`; a web page may not ask this")
             return
         scheme, _, token = self.headers.get("authorization", "").partition(" ")
         digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).hexdigest()
@@ -194,6 +217,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(body)))
+        if self.close_connection:
+            self.send_header("connection", "close")
         self.end_headers()
         self.wfile.write(body)
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.json_format import MessageToDict
 
 from forebay.batching import ClientTls, PoolServers, Sender
+from forebay.errors import ServeError
 from forebay.gateway.admin import AdminServer, AdminSources
-from forebay.gateway.seam import Engine, Gateway, PolicyRefused
+from forebay.gateway.seam import Engine, Gateway, GatewayError, PolicyRefused
 from forebay.gateway.stages import StageRunner
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _DRAIN_MS = 10_000
 class GatewayProcess:
     """A gateway under a first policy. `start` it once, `swap` its policy at any time, `stop` it once.
 
-    Raises: `PolicyRefused` for a policy that does not validate; `GatewayError` or `OSError` where an address is taken.
+    Raises: `PolicyRefused` for a policy that does not validate; ServeError where an address is taken.
     """
 
     def __init__(self, policy: LoadedPolicy) -> None:
@@ -49,19 +50,24 @@ class GatewayProcess:
         self.engine = Engine(policy.message_bytes, secret=secrets.token_bytes(32), owner=f"{os.getpid()}")
         self._policy = message
         self._ready = threading.Event()
-        self._server = Gateway(
-            self.engine,
-            gateway.ext_proc_address or _EXT_PROC,
-            gateway.batch_address or _BATCH,
-            gateway.workers or _WORKERS,
-            gateway.max_body_bytes or _MAX_BODY_BYTES,
-        )
         try:
-            host, _, port = (gateway.admin_address or _ADMIN).rpartition(":")
+            self._server = Gateway(
+                self.engine,
+                gateway.ext_proc_address or _EXT_PROC,
+                gateway.batch_address or _BATCH,
+                gateway.workers or _WORKERS,
+                gateway.max_body_bytes or _MAX_BODY_BYTES,
+            )
+        except GatewayError as error:
+            raise ServeError(f"{error}; is another gateway running?") from error
+        address = gateway.admin_address or _ADMIN
+        host, _, port = address.rpartition(":")
+        try:
             self._admin = AdminServer(host.strip("[]"), int(port), self._sources())
-        except OSError:
+        except OSError as error:
             self._server.shutdown(0)
-            raise
+            reason = (error.strerror or str(error)).lower()
+            raise ServeError(f"cannot serve the admin port on `{address}`: {reason}") from error
         self._stages = StageRunner(self._server)
         self._sender = Sender(self._server.batches, _servers(message))
 

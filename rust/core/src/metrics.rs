@@ -209,6 +209,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_line_is_one_that_a_scraper_reads() {
+        let metrics = Metrics::default();
+        for ns in [1, 5_000, 5_001, 2_000_000_000] {
+            let mut record = Record { outcome: "forward", ..Record::default() };
+            record.stage_ns[0] = ns;
+            metrics.decided(&record);
+        }
+        let mut out = String::new();
+        metrics.render(&mut out);
+        let mut families = std::collections::HashSet::new();
+        for line in out.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                assert!(families.insert(rest.split(' ').next()), "{line}: twice");
+            } else if !line.starts_with("# HELP ") {
+                assert!(line.rsplit(' ').next().is_some_and(|v| v.parse::<f64>().is_ok()), "{line}");
+                let name = line.split(['{', ' ']).next().unwrap_or_default();
+                let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
+                assert!(families.contains(&Some(family)), "{line}: no type before it");
+            }
+        }
+        let buckets: Vec<&str> = out.lines().filter(|l| l.contains("_bucket{")).map(|l| l.rsplit(' ').next().unwrap_or("")).collect();
+        assert_eq!(buckets, ["2", "3", "3", "3", "3", "3", "3", "3", "3", "3", "4"], "cumulative, a bound being within");
+        assert!(out.contains("forebay_decide_seconds_count 4"));
+    }
+
+    #[test]
     fn series_are_bounded_and_sums_stay_right() {
         let metrics = Metrics::default();
         for i in 0..MAX_SERIES + 10 {

@@ -17,6 +17,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::extproc::{Runtime, reservation_id};
 
+/// The route that ends what no decision was made for, as it is rendered.
+const UNDECIDED: &str = "undecided";
+
 /// The service.
 #[derive(Clone)]
 pub struct AccessLog {
@@ -36,6 +39,13 @@ impl AccessLog {
         let Some(id) = common.metadata.as_ref().and_then(|m| reservation_id(&m.filter_metadata)) else {
             // Refused, answered by us, or decided by nobody: nothing is open for it.
             self.runtime.engine.metrics().counters.log_entries.fetch_add(1, Relaxed);
+            if common.route_name == UNDECIDED {
+                self.runtime.report.say(
+                    "undecided",
+                    "Envoy went on with a request that was not decided, and refused it by its last route; is the decide \
+                     filter as rendered, with allow_mode_override?",
+                );
+            }
             return;
         };
         let response = entry.response.as_ref();
@@ -92,5 +102,76 @@ impl AccessLogService for AccessLog {
             }
         }
         Ok(Response::new(StreamAccessLogsResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn common(change: impl FnOnce(&mut AccessLogCommon, &mut ResponseFlags)) -> AccessLogCommon {
+        let (mut common, mut flags) = (AccessLogCommon::default(), ResponseFlags::default());
+        common.upstream_request_attempt_count = 1;
+        change(&mut common, &mut flags);
+        common.response_flags = Some(flags);
+        common
+    }
+
+    #[test]
+    fn an_upstreams_answer_is_no_local_reply() {
+        let entry = read(
+            &common(|c, _| {
+                c.duration = Some(Duration { seconds: 2, nanos: 5 });
+                c.time_to_first_upstream_rx_byte = Some(Duration { seconds: 0, nanos: 7 });
+            }),
+            200,
+            "via_upstream",
+        );
+        let end = RecordEnd { status: 200, duration_ns: 2_000_000_005, first_byte_ns: 7, attempts: 1, ..RecordEnd::default() };
+        assert_eq!((entry.end, entry.unreachable), (end, false));
+    }
+
+    #[test]
+    fn envoys_own_answers_are_local_replies() {
+        for details in ["no_healthy_upstream", "upstream_response_timeout", "route_not_found", ""] {
+            assert!(read(&common(|_, _| ()), 503, details).end.local_reply, "{details}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_left_may_have_cost_something() {
+        let left = |attempts: u32| {
+            let entry = common(|c, f| {
+                c.upstream_request_attempt_count = attempts;
+                f.downstream_connection_termination = true;
+            });
+            read(&entry, 0, "downstream_remote_disconnect").end
+        };
+        assert!(left(1).aborted && !left(1).local_reply);
+        assert!(left(0).aborted && left(0).local_reply, "no upstream had it");
+    }
+
+    #[test]
+    fn what_points_at_a_dead_pool_is_told() {
+        type Set = fn(&mut ResponseFlags);
+        let flags: [Set; 5] = [
+            |f| f.failed_local_healthcheck = true,
+            |f| f.no_healthy_upstream = true,
+            |f| f.upstream_connection_failure = true,
+            |f| f.upstream_connection_termination = true,
+            |f| f.upstream_remote_reset = true,
+        ];
+        for set in flags {
+            assert!(read(&common(|_, f| set(f)), 503, "").unreachable);
+        }
+        assert!(!read(&common(|_, f| f.upstream_request_timeout = true), 504, "").unreachable);
+        assert!(!read(&AccessLogCommon::default(), 0, "").unreachable, "an entry without flags");
+    }
+
+    #[test]
+    fn durations_are_never_negative() {
+        assert_eq!(nanos(Some(&Duration { seconds: -1, nanos: -5 })), 0);
+        assert_eq!(nanos(Some(&Duration { seconds: i64::MAX, nanos: 1 })), u64::MAX);
+        assert_eq!(nanos(None), 0);
     }
 }

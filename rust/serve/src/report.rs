@@ -38,3 +38,24 @@ impl Report {
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_kind_is_said_once_a_second_and_the_rest_is_counted() {
+        let report = Report::default();
+        let suppressed = |kind| report.last.lock()[kind].1;
+        for _ in 0..5 {
+            report.say("one", "a \"quoted\" line");
+        }
+        report.say("two", "");
+        assert_eq!((suppressed("one"), suppressed("two")), (4, 0));
+        let earlier = Instant::now().checked_sub(EVERY).unwrap();
+        report.last.lock().get_mut("one").unwrap().0 = earlier;
+        report.say("one", "again");
+        assert_eq!(suppressed("one"), 0, "the line told how many were left out");
+    }
+}

@@ -81,6 +81,17 @@ impl Answer {
         if let Some(seconds) = wire.retry_after_s {
             answer.headers.push(("retry-after", Cow::Owned(seconds.to_string())));
         }
+        if let Refusal::Limit { unit, capacity, remaining, .. } = refusal {
+            let names = match *unit {
+                "requests" => Some(("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests")),
+                "tokens" => Some(("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens")),
+                _ => None,
+            };
+            if let Some((limit, left)) = names {
+                answer.headers.push((limit, Cow::Owned(capacity.to_string())));
+                answer.headers.push((left, Cow::Owned(remaining.to_string())));
+            }
+        }
         answer.grpc = Some((wire.grpc, wire.message));
         answer.code = wire.code;
         answer

@@ -175,15 +175,20 @@ impl Engine {
             if i == 0 {
                 capable(policy, &asked)?;
             } else {
-                session.record.reason = "the model before was full";
+                session.record.reason = match last {
+                    NoPlace::Full => "the model before was full",
+                    NoPlace::Unhealthy => "no pool of the model before was healthy",
+                };
                 // The answer would be another one's: whoever follows is freed.
                 session.aboard = None;
             }
             session.record.model = policy.name.clone();
             match self.try_model(session, &asked, at, waiter, clock) {
                 Ok(step) => return Ok(step),
-                Err(Stop::NoPlace(no)) => last = no,
-                Err(Stop::Refuse(refusal)) if i == 0 => return Err(refusal),
+                // One that is full may come free, whatever the others are.
+                Err(Stop::NoPlace(no)) => last = if last == NoPlace::Full { last } else { no },
+                // A full table is full for every model, and what was taken for the request is given back already.
+                Err(Stop::Refuse(refusal)) if i == 0 || refusal == Refusal::Overloaded => return Err(refusal),
                 Err(Stop::Refuse(_)) => {}
             }
         }
@@ -235,12 +240,13 @@ impl Engine {
         self.take_placed_limits(session, &placed, clock)?;
         let output_tokens = if asked.operation == Operation::Embedding { None } else { cap };
         let body = shape(asked, Shape { model: &model.upstream_name, output_tokens });
+        let price_revision = model.prices.as_ref().map(|p| p.revision.clone()).unwrap_or_default();
+        let onward = Onward { body, fill, buffered: true, price_revision };
+        let forward = self.forward(session, lease, onward, clock)?;
         let counters = &self.metrics.counters;
         counters.prompt_tokens.fetch_add(count.tokens, Relaxed);
         counters.bound_tokens.fetch_add(bound, Relaxed);
-        let price_revision = model.prices.as_ref().map(|p| p.revision.clone()).unwrap_or_default();
-        let onward = Onward { body, fill, buffered: true, price_revision };
-        Ok(BodyStep::Forward(self.forward(session, lease, onward, clock)?))
+        Ok(BodyStep::Forward(forward))
     }
 
     fn authorise(&self, session: &Session, model: u32) -> Result<(), Refusal> {
@@ -292,7 +298,10 @@ impl Engine {
             },
             Resolution::Failed(why) => why,
         };
-        self.metrics.counters.stage_failures.fetch_add(1, Relaxed);
+        // A follower's decision passes here again with the same resolution.
+        if session.record.reason != failure {
+            self.metrics.counters.stage_failures.fetch_add(1, Relaxed);
+        }
         session.record.reason = failure;
         session.note(Stage::Resolve, || format!("`{}` failed: {failure}", resolve.target));
         match resolve.on_failure {
@@ -387,15 +396,15 @@ fn fit_window(
     prompt_tokens: u64,
 ) -> Result<Option<u64>, Refusal> {
     let window = model.context_window_tokens;
-    if window == 0 || asked.operation == Operation::Embedding && prompt_tokens <= window {
-        return Ok(cap);
-    }
     // Many prompts in one request have a window each; their sum is no prompt.
-    if asked.operation != Operation::ChatCompletions && asked.choices > 1 {
+    if window == 0 || asked.prompts > 1 {
         return Ok(cap);
     }
-    let explicit = asked.output_cap.is_some();
-    let output = if explicit { cap.unwrap_or(1) } else { 1 };
+    let output = match asked.output_cap {
+        _ if asked.operation == Operation::Embedding => 0,
+        Some(_) => cap.unwrap_or(1),
+        None => 1,
+    };
     let needed = prompt_tokens.saturating_add(output);
     if needed > window {
         return Err(Refusal::Window {

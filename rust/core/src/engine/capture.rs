@@ -96,6 +96,7 @@ impl Capture {
 
     fn end(self, end: BodyEnd, now_ns: u64) -> Result<StoreOutcome, NotStorable> {
         let Self { cache, mut fill, labels, collector } = self;
+        fill.ends_at(now_ns);
         let answer = collector.ok_or(NotStorable::Cut)?.finish(end)?;
         let entry = Entry {
             body: answer.body,

@@ -72,14 +72,15 @@ impl Engine {
         drop(self.free_slot(&mut reservation, now_ns));
         if entry.unreachable {
             reservation.owner.pool.failed(now_ns);
-        } else if !entry.end.local_reply {
+        } else if !entry.end.local_reply && !entry.end.aborted {
+            // A client that left says nothing about the pool.
             reservation.owner.pool.succeeded();
         }
         if entry.end.local_reply {
             // Nothing reached a model: the tokens come back.
             self.limiter.settle(&reservation.held, 0, now_ns);
         }
-        self.close(reservation.owner, Some(entry.end));
+        self.close(reservation.owner, Some(entry.end), now_ns);
     }
 
     /// Looks for what nobody ended. Called often; does something a few times a second.
@@ -93,7 +94,7 @@ impl Engine {
         for (_, mut reservation) in self.open.expire(now_ns, EXPIRE_MAX) {
             self.metrics.counters.expired.fetch_add(1, Relaxed);
             drop(self.free_slot(&mut reservation, now_ns));
-            self.close(reservation.owner, None);
+            self.close(reservation.owner, None, now_ns);
         }
         if let Some(cache) = &self.live.load().cache {
             for wake in cache.flights.expire(now_ns) {
@@ -109,9 +110,11 @@ impl Engine {
         Some(lease)
     }
 
-    fn close(&self, open: Open, end: Option<RecordEnd>) {
+    fn close(&self, open: Open, end: Option<RecordEnd>, now_ns: u64) {
         // A fill that capture never took is over; followers are freed.
-        drop(open.fill);
+        if let Some(mut fill) = open.fill {
+            fill.ends_at(now_ns);
+        }
         let mut record = *open.record;
         record.end = end;
         self.records.push(record);

@@ -4,9 +4,10 @@
 
 use std::fmt::Write as _;
 
+use super::head::Told;
 use super::{Answer, BodyStep, Clock, Engine, EngineConfig, Forward, HeadStep, Session};
 use crate::policy::Finding;
-use crate::record::{Record, Stage};
+use crate::record::Stage;
 use crate::refusal::push_json_string;
 use crate::request::Head;
 
@@ -30,51 +31,53 @@ pub fn explain(policy: &[u8], request: ExplainRequest<'_>, clock: &impl Clock) -
     );
     let pairs = request.headers.iter().map(|(k, v)| (k.as_str(), v.as_bytes()));
     let head = Head::read(pairs, request.body.is_empty());
-    let step = engine.head_as(head, 1, Some(request.key_id.unwrap_or_default()).filter(|k| !k.is_empty()), clock);
+    let told = Told::Explained { key_id: request.key_id };
     let mut out = String::from("{");
-    match step {
-        HeadStep::Answer(answer) => push(&mut out, &engine, None, &Outcome::Answer(&answer)),
-        HeadStep::Forward(forward) => push(&mut out, &engine, None, &Outcome::Forward(&forward)),
-        HeadStep::Body(mut session) => {
-            session.trace.get_or_insert_default();
+    let (outcome, session) = match engine.head_as(head, 1, told, clock) {
+        (HeadStep::Answer(answer), session) => (Outcome::Answer(answer), session),
+        (HeadStep::Forward(forward), session) => (Outcome::Forward(forward), session),
+        (HeadStep::Body(mut session), _) => {
             let mut nobody = || -> super::Waiter { Box::new(|_| ()) };
-            match engine.body(&mut session, request.body, &mut nobody, clock) {
-                BodyStep::Answer(a) => push(&mut out, &engine, Some(&session), &Outcome::Answer(&a)),
-                BodyStep::Forward(f) => push(&mut out, &engine, Some(&session), &Outcome::Forward(&f)),
-                BodyStep::Resolve(call) => push(&mut out, &engine, Some(&session), &Outcome::Stage(&call.target)),
-                BodyStep::Follow { .. } => push(&mut out, &engine, Some(&session), &Outcome::Stage("follow")),
-            }
+            let outcome = match engine.body(&mut session, request.body, &mut nobody, clock) {
+                BodyStep::Answer(answer) => Outcome::Answer(answer),
+                BodyStep::Forward(forward) => Outcome::Forward(forward),
+                BodyStep::Resolve(call) => Outcome::Stage(call.target.to_string()),
+                BodyStep::Follow { .. } => Outcome::Stage("follow".to_owned()),
+            };
+            (outcome, Some(session))
         }
+    };
+    if let Some(session) = session {
+        push(&mut out, &session, &outcome);
     }
     out.push('}');
     Ok(out)
 }
 
-enum Outcome<'a> {
-    Answer(&'a Answer),
-    Forward(&'a Forward),
-    Stage(&'a str),
+enum Outcome {
+    Answer(Answer),
+    Forward(Forward),
+    Stage(String),
 }
 
-fn push(out: &mut String, engine: &Engine, session: Option<&Session>, outcome: &Outcome<'_>) {
+fn push(out: &mut String, session: &Session, outcome: &Outcome) {
     out.push_str("\"stages\":[");
-    let empty = Vec::new();
-    let notes = session.and_then(|s| s.trace.as_ref()).unwrap_or(&empty);
-    let record = session.map(|s| (*s.record).clone()).unwrap_or_default();
+    let record = &session.record;
+    let notes = session.trace.as_deref().unwrap_or_default();
     let mut first = true;
-    for (i, stage) in Stage::ALL.iter().enumerate() {
+    for (stage, ns) in Stage::ALL.iter().zip(record.stage_ns) {
         let said: Vec<&str> = notes.iter().filter(|(s, _)| s == stage).map(|(_, n)| n.as_str()).collect();
-        if said.is_empty() && record.stage_ns[i] == 0 {
+        if said.is_empty() && ns == 0 {
             continue;
         }
-        let _ = write!(out, "{}{{\"stage\":\"{}\",\"ns\":{}", if first { "" } else { "," }, stage.name(), record.stage_ns[i]);
-        out.push_str(",\"note\":");
+        let comma = if first { "" } else { "," };
+        let _ = write!(out, "{comma}{{\"stage\":\"{}\",\"ns\":{ns},\"note\":", stage.name());
         push_json_string(out, &said.join("; "));
         out.push('}');
         first = false;
     }
     out.push_str("],\"record\":");
-    push_record(out, engine, &record);
+    record.push_json(out);
     out.push_str(",\"result\":{\"action\":");
     match outcome {
         Outcome::Answer(answer) => {
@@ -92,14 +95,4 @@ fn push(out: &mut String, engine: &Engine, session: Option<&Session>, outcome: &
         }
     }
     out.push('}');
-}
-
-fn push_record(out: &mut String, engine: &Engine, record: &Record) {
-    if record.id == 0 {
-        // Decided at the head: the session is gone, the ring has the record if it was answered.
-        let json = engine.records_json(1);
-        out.push_str(json.trim_start_matches('[').trim_end_matches(']').get(..).filter(|j| !j.is_empty()).unwrap_or("{}"));
-    } else {
-        record.push_json(out);
-    }
 }

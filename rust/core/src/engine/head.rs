@@ -27,46 +27,60 @@ pub enum HeadStep {
     Body(Box<Session>),
 }
 
+/// Who is told how the decision came about.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Told<'a> {
+    /// Nobody: a request of a client
+    Nobody,
+    /// The caller of `explain`; with `key_id` the client is that key, whatever the headers say
+    Explained { key_id: Option<&'a str> },
+}
+
 // === impl Engine ===
 
 impl Engine {
     /// Decides as far as headers allow. `id` is fresh and random.
     pub fn head(&self, head: Result<Head<'_>, Refusal>, id: u128, clock: &impl Clock) -> HeadStep {
-        self.head_as(head, id, None, clock)
+        self.head_as(head, id, Told::Nobody, clock).0
     }
 
-    /// As [`Engine::head`]; with `key_id` the caller is that key, whatever the headers say (for `explain`).
+    /// As [`Engine::head`], and what is left of the session where the head decided all.
     pub(super) fn head_as(
         &self,
         head: Result<Head<'_>, Refusal>,
         id: u128,
-        key_id: Option<&str>,
+        told: Told<'_>,
         clock: &impl Clock,
-    ) -> HeadStep {
+    ) -> (HeadStep, Option<Box<Session>>) {
         let live = self.live.load_full();
         let mut record = Box::new(Record { id, unix_ns: clock.unix_ns(), ..Record::default() });
         record.policy = live.snapshot.revision.clone();
-        let mut session = Session::new(live, record, Taken::new(self.limiter.clone()), clock);
-        if key_id.is_some() {
-            session.trace = Some(Vec::new());
-        }
+        let mut session = Box::new(Session::new(live, record, Taken::new(self.limiter.clone()), clock));
+        let key_id = match told {
+            Told::Nobody => None,
+            Told::Explained { key_id } => {
+                session.trace = Some(Vec::new());
+                key_id
+            }
+        };
         let outcome = match head {
             Ok(head) => self.identify(&mut session, &head, key_id, clock),
             Err(refusal) => Err(refusal),
         };
-        match outcome {
-            Ok(Operation::ListModels) => self.list_models(session, clock),
+        let step = match outcome {
+            Ok(Operation::ListModels) => HeadStep::Answer(self.list_models(&mut session, clock)),
             Ok(Operation::Forward | Operation::Kserve) => match self.forward_head(&mut session, clock) {
                 Ok(forward) => HeadStep::Forward(forward),
                 Err(refusal) => HeadStep::Answer(self.refuse(&mut session, &refusal)),
             },
-            Ok(_) => HeadStep::Body(Box::new(session)),
+            Ok(_) => return (HeadStep::Body(session), None),
             Err(refusal) => {
                 session.mark(Stage::Identify, clock);
                 session.note(Stage::Identify, || refusal.wire().message);
                 HeadStep::Answer(self.refuse(&mut session, &refusal))
             }
-        }
+        };
+        (step, Some(session))
     }
 
     fn identify(
@@ -140,17 +154,17 @@ impl Engine {
         Ok(route.operation)
     }
 
-    fn list_models(&self, mut session: Session, clock: &impl Clock) -> HeadStep {
-        if let Err(refusal) = self.take_caller_limits(&mut session, clock) {
-            return HeadStep::Answer(self.refuse(&mut session, &refusal));
+    fn list_models(&self, session: &mut Session, clock: &impl Clock) -> Answer {
+        if let Err(refusal) = self.take_caller_limits(session, clock) {
+            return self.refuse(session, &refusal);
         }
         let live = session.live.clone();
         match session.key() {
             Some(key) => {
                 let answer = Answer::models(session.id(), &live, key);
-                HeadStep::Answer(self.answered(&mut session, answer, "models of the key", clock))
+                self.answered(session, answer, "models of the key", clock)
             }
-            None => HeadStep::Answer(self.refuse(&mut session, &Refusal::Internal)),
+            None => self.refuse(session, &Refusal::Internal),
         }
     }
 

@@ -20,6 +20,8 @@ mod place;
 mod recall;
 mod session;
 mod take;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

@@ -57,6 +57,10 @@ impl Engine {
         session.mark(Stage::Place, clock);
         match result {
             Ok(lease) => {
+                if session.record.reason.is_empty() {
+                    session.record.reason =
+                        if candidates.len() == 1 { "the model's only pool" } else { "the least loaded pool" };
+                }
                 let at = live.snapshot.pool_named(lease.pool().name()).unwrap_or_default();
                 session.note(Stage::Place, || {
                     format!("pool `{}`: the least loaded of {} candidates", lease.pool().name(), candidates.len())
@@ -96,7 +100,6 @@ impl Engine {
             None => "the body goes on as it came".into(),
         });
         let record = session.record.clone();
-        self.metrics.decided(&record);
         let now_ns = clock.now_ns();
         let open = Open {
             lease: Some(lease),
@@ -118,6 +121,7 @@ impl Engine {
             self.limiter.cancel(&refused.reservation.held, now_ns);
             return Err(Refusal::Overloaded);
         }
+        self.metrics.decided(&session.record);
         Ok(Forward { id, pool: pool.name().clone(), capture, batch, body: onward.body, metadata })
     }
 

@@ -41,6 +41,17 @@ pub(super) enum Recall {
     Follow { until_ns: u64 },
 }
 
+// === impl Fill ===
+
+impl Fill {
+    /// Who leads after a failure has its time from now on.
+    pub fn ends_at(&mut self, now_ns: u64) {
+        if let Some(aboard) = &mut self.aboard {
+            aboard.now_ns = now_ns;
+        }
+    }
+}
+
 // === impl Engine ===
 
 impl Engine {
@@ -69,6 +80,8 @@ impl Engine {
             Some("the request says no-store")
         } else if asked.stateful {
             Some("the request is stateful")
+        } else if feature.per_user && session.caller.user.is_empty() {
+            Some("the feature shares by user and the request has none")
         } else if asked.sampled && !feature.sampled {
             Some("the temperature is above 0 and the feature does not share sampled answers")
         } else {

@@ -100,6 +100,9 @@ impl Session {
         self.record.stage_ns[stage as usize] = self.record.stage_ns[stage as usize].saturating_add(spent.max(1));
         self.last_ns = now;
         self.taken.now_ns = now;
+        if let Some(aboard) = &mut self.aboard {
+            aboard.now_ns = now;
+        }
     }
 
     /// Waiting outside the engine is no stage: the next one begins now.

@@ -106,20 +106,24 @@ impl Engine {
         let pool = || placed.and_then(|p| snapshot.pools.get(p.pool as usize));
         match limit.scope {
             Scope::Key => within(&record.key),
-            // Without a user there is nobody to count.
-            Scope::User => (!record.user.is_empty()).then(|| within(&record.user)).flatten(),
+            Scope::User => some(&record.user).and_then(within),
             Scope::Tenant => within(&record.tenant),
-            Scope::Feature => within(&record.feature),
-            Scope::Tier => shared(SharedScope::Tier, session.key().map_or("", |k| &*k.tier)),
+            Scope::Feature => some(&record.feature).and_then(within),
+            Scope::Tier => session.key().and_then(|k| some(&k.tier)).and_then(|t| shared(SharedScope::Tier, t)),
             Scope::Model => {
                 let model = placed.and_then(|p| p.model).and_then(|m| snapshot.models.get(m as usize))?;
                 shared(SharedScope::Model, &model.name)
             }
             Scope::Pool => shared(SharedScope::Pool, &pool()?.name),
-            Scope::Provider => shared(SharedScope::Provider, &pool()?.provider),
+            Scope::Provider => some(&pool()?.provider).and_then(|p| shared(SharedScope::Provider, p)),
             Scope::ClientAddress => shared(SharedScope::ClientAddress, &session.caller.address),
         }
     }
+}
+
+/// Without a user, a feature, a tier or a provider there is nothing to count.
+fn some(value: &str) -> Option<&str> {
+    (!value.is_empty()).then_some(value)
 }
 
 fn limit_refusal(refused: &Refused) -> Refusal {

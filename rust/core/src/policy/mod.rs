@@ -2,12 +2,16 @@
 //! Must not know: where a policy came from (file, xDS), sockets, time.
 //! On failure: closed; a policy that does not validate yields findings and no snapshot.
 
+mod limits;
+mod routes;
 mod snapshot;
 mod validate;
 
+pub use limits::LimitMatch;
+pub use routes::{ResolvePolicy, RoutePolicy};
 pub use snapshot::{
-    CachePolicy, Capabilities, FeaturePolicy, KeyRecord, LimitMatch, ModelPolicy, Permitted, PoolPolicy, ResolvePolicy,
-    RoutePolicy, Sizes, Snapshot, TenantPolicy, Timing,
+    CachePolicy, Capabilities, FeaturePolicy, KeyRecord, ModelPolicy, Permitted, PoolPolicy, Sizes, Snapshot,
+    TenantPolicy, Timing,
 };
 pub use validate::{Finding, Severity, validate};
 
@@ -35,5 +39,5 @@ pub fn compile(bytes: &[u8]) -> Result<Snapshot, Vec<Finding>> {
     if findings.iter().any(|f| f.severity == Severity::Error) {
         return Err(findings);
     }
-    Ok(Snapshot::build(policy, bytes))
+    Snapshot::build(policy, bytes).map_err(|finding| vec![finding])
 }

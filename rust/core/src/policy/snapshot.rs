@@ -1,15 +1,18 @@
 //! Owns: the policy in the form that requests are decided with: indices instead of names, defaults filled in.
 //! Must not know: how requests are read; anything that changes between two policies (counters, health).
-//! On failure: it is built from a validated policy only; a reference that does not resolve is left out (closed).
+//! On failure: closed; it is built from a validated policy only, a reference that does not resolve is left out, and a
+//! limit that cannot be kept refuses the policy, since without it more would pass.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::pb;
-use crate::limit::{Algorithm, Kind, LimitDefinition, LimitId, LimitSpec, Scope};
+use super::limits::{LimitMatch, limit_spec};
+use super::routes::RoutePolicy;
+use super::{Finding, pb};
+use crate::limit::LimitSpec;
 use crate::tokens::{CountRules, ImageRule, Tokenizer};
 
-const MS: u64 = 1_000_000;
+pub(super) const MS: u64 = 1_000_000;
 
 /// A compiled policy. Immutable; a new policy is a new snapshot.
 #[derive(Debug)]
@@ -175,55 +178,6 @@ pub struct FeaturePolicy {
     pub max_output_tokens: u64,
 }
 
-/// Which requests a limit counts. Empty lists match all.
-#[derive(Debug, Default)]
-pub struct LimitMatch {
-    tenants: Vec<Arc<str>>,
-    tiers: Vec<Arc<str>>,
-    keys: Vec<Arc<str>>,
-    features: Vec<Arc<str>>,
-    models: Vec<Arc<str>>,
-}
-
-/// A route.
-#[derive(Debug)]
-pub struct RoutePolicy {
-    /// Its name, for records
-    pub name: Arc<str>,
-    path: String,
-    is_prefix: bool,
-    methods: Vec<String>,
-    /// What is asked there
-    pub operation: pb::route::Operation,
-    /// `FORWARD`: where to, as an index
-    pub pool: Option<u32>,
-    /// What happens when every pool is full
-    pub when_full: pb::route::WhenFull,
-    /// `NEXT_MODEL`: which, as indices
-    pub next_models: Vec<u32>,
-    /// Fixed feature, as an index
-    pub feature: Option<u32>,
-    /// A person's own stage
-    pub resolve: Option<ResolvePolicy>,
-}
-
-/// A person's own stage, defaults filled in.
-#[derive(Debug)]
-pub struct ResolvePolicy {
-    /// `package.module:function`
-    pub target: Arc<str>,
-    /// Past it, `on_failure`
-    pub deadline_ns: u64,
-    /// Requests in one call
-    pub max_batch: usize,
-    /// Requests that may wait
-    pub max_waiting: usize,
-    /// What happens then
-    pub on_failure: pb::resolve::OnFailure,
-    /// `FALLBACK_MODEL`: which, as an index
-    pub fallback: Option<u32>,
-}
-
 /// The exact cache, defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachePolicy {
@@ -246,7 +200,7 @@ pub struct CachePolicy {
 // === impl Snapshot ===
 
 impl Snapshot {
-    pub(super) fn build(policy: pb::Policy, bytes: &[u8]) -> Self {
+    pub(super) fn build(policy: pb::Policy, bytes: &[u8]) -> Result<Self, Finding> {
         let gateway = policy.gateway.unwrap_or_default();
         let envoy = policy.envoy.unwrap_or_default();
         let pools: Vec<PoolPolicy> = policy.pools.iter().map(PoolPolicy::new).collect();
@@ -276,11 +230,9 @@ impl Snapshot {
         features.push(FeaturePolicy::new(&pb::Feature::default(), cache_ttl_ns, policy.cache.is_some()));
 
         let (mut limits, mut limit_matches) = (Vec::new(), Vec::new());
-        for limit in &policy.limits {
-            if let Some(spec) = limit_spec(limits.len(), limit) {
-                limits.push(spec);
-                limit_matches.push(LimitMatch::new(limit));
-            }
+        for (i, limit) in policy.limits.iter().enumerate() {
+            limits.push(limit_spec(i, limit)?);
+            limit_matches.push(LimitMatch::new(limit));
         }
         let mut snapshot = Self {
             name: Arc::from(policy.name.as_str()),
@@ -313,7 +265,7 @@ impl Snapshot {
         for key in &policy.keys {
             snapshot.add_key(key, &tenant_index);
         }
-        snapshot
+        Ok(snapshot)
     }
 
     fn add_key(&mut self, key: &pb::Key, tenants: &HashMap<Arc<str>, u32, ahash::RandomState>) {
@@ -529,110 +481,6 @@ impl FeaturePolicy {
     }
 }
 
-// === impl LimitMatch ===
-
-impl LimitMatch {
-    fn new(limit: &pb::Limit) -> Self {
-        let list = |names: &[String]| names.iter().map(|n| Arc::from(n.as_str())).collect();
-        Self {
-            tenants: list(&limit.tenants),
-            tiers: list(&limit.tiers),
-            keys: list(&limit.keys),
-            features: list(&limit.features),
-            models: list(&limit.models),
-        }
-    }
-
-    /// Whether the caller is one that the limit counts.
-    pub fn caller(&self, tenant: &str, tier: &str, key: &str, feature: &str) -> bool {
-        let has = |list: &[Arc<str>], name: &str| list.is_empty() || list.iter().any(|n| &**n == name);
-        has(&self.tenants, tenant) && has(&self.tiers, tier) && has(&self.keys, key) && has(&self.features, feature)
-    }
-
-    /// Whether the limit counts only some models, and so waits until the model is known.
-    pub fn needs_model(&self) -> bool {
-        !self.models.is_empty()
-    }
-
-    /// Whether the model is one that the limit counts.
-    pub fn model(&self, model: &str) -> bool {
-        self.models.is_empty() || self.models.iter().any(|n| &**n == model)
-    }
-}
-
-fn limit_spec(at: usize, limit: &pb::Limit) -> Option<LimitSpec> {
-    use pb::limit::{Scope as S, Unit as U};
-    let definition = LimitDefinition {
-        id: LimitId(at as u32),
-        name: Arc::from(limit.name.as_str()),
-        kind: match limit.unit() {
-            U::Tokens => Kind::Tokens,
-            U::Concurrency => Kind::Concurrency,
-            U::Requests | U::Unspecified => Kind::Requests,
-        },
-        scope: match limit.scope() {
-            S::Key | S::Unspecified => Scope::Key,
-            S::User => Scope::User,
-            S::Tenant => Scope::Tenant,
-            S::Tier => Scope::Tier,
-            S::Feature => Scope::Feature,
-            S::Model => Scope::Model,
-            S::Pool => Scope::Pool,
-            S::Provider => Scope::Provider,
-            S::ClientAddress => Scope::ClientAddress,
-        },
-        capacity: limit.amount,
-        window_ns: limit.window_ms.saturating_mul(MS),
-        algorithm: Algorithm::default(),
-    };
-    LimitSpec::new(definition).ok()
-}
-
-// === impl RoutePolicy ===
-
-impl RoutePolicy {
-    fn new(
-        route: &pb::Route,
-        pools: &HashMap<Arc<str>, u32, ahash::RandomState>,
-        models: &HashMap<Arc<str>, u32, ahash::RandomState>,
-        features: &HashMap<Arc<str>, u32, ahash::RandomState>,
-    ) -> Self {
-        use pb::route::Match;
-        let (path, is_prefix) = match &route.r#match {
-            Some(Match::PathPrefix(p)) => (p.clone(), true),
-            Some(Match::Path(p)) => (p.clone(), false),
-            None => (String::new(), false),
-        };
-        Self {
-            name: Arc::from(route.name.as_str()),
-            path,
-            is_prefix,
-            methods: route.methods.clone(),
-            operation: route.operation(),
-            pool: pools.get(route.pool.as_str()).copied(),
-            when_full: route.when_full(),
-            next_models: route.next_models.iter().filter_map(|m| models.get(m.as_str()).copied()).collect(),
-            feature: features.get(route.feature.as_str()).copied(),
-            resolve: route.resolve.as_ref().map(|r| ResolvePolicy {
-                target: Arc::from(r.python.as_str()),
-                deadline_ns: or(r.deadline_ms, 50) * MS,
-                max_batch: or(u64::from(r.max_batch), 16) as usize,
-                max_waiting: or(u64::from(r.max_waiting), 256) as usize,
-                on_failure: r.on_failure(),
-                fallback: models.get(r.fallback_model.as_str()).copied(),
-            }),
-        }
-    }
-
-    fn path_matches(&self, path: &str) -> bool {
-        if self.is_prefix { path.starts_with(&self.path) } else { path == self.path }
-    }
-
-    fn matches(&self, method: &str, path: &str) -> bool {
-        self.path_matches(path) && (self.methods.is_empty() || self.methods.iter().any(|m| m == method))
-    }
-}
-
 // === impl CachePolicy ===
 
 impl CachePolicy {
@@ -649,7 +497,7 @@ impl CachePolicy {
     }
 }
 
-fn or(value: u64, default: u64) -> u64 {
+pub(super) fn or(value: u64, default: u64) -> u64 {
     if value == 0 { default } else { value }
 }
 
@@ -674,4 +522,43 @@ fn digest_from_hex(hex: &str) -> Option<[u8; 32]> {
         *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
     }
     Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_limit_that_cannot_be_kept_refuses_the_policy() {
+        // Validation says so before; this is the second lock on the door.
+        let limit = pb::Limit { name: "rpm".into(), unit: pb::limit::Unit::Requests as i32, amount: 1, ..pb::Limit::default() };
+        let policy = pb::Policy { limits: vec![limit], ..pb::Policy::default() };
+        let finding = Snapshot::build(policy, b"").unwrap_err();
+        assert_eq!((finding.slug, &*finding.path, finding.severity), ("limit_no_window", "limits[0]", Severity::Error));
+    }
+
+    #[test]
+    fn digests_are_read_in_either_case_and_whole() {
+        let hex = "00ff".repeat(16);
+        assert_eq!(digest_from_hex(&hex).unwrap()[..2], [0, 255]);
+        assert_eq!(digest_from_hex(&hex.to_uppercase()), digest_from_hex(&hex));
+        assert_eq!(digest_from_hex(&hex[1..]), None);
+        assert_eq!(digest_from_hex(&hex.replace('f', "g")), None);
+        assert_eq!(digest_from_hex(&"é".repeat(32)), None);
+    }
+
+    #[test]
+    fn defaults_are_those_that_the_message_tells() {
+        let snapshot = Snapshot::build(pb::Policy { cache: Some(pb::Cache::default()), ..pb::Policy::default() }, b"").unwrap();
+        assert_eq!(snapshot.timing.message_timeout_ns, 1_000 * MS);
+        assert_eq!(snapshot.timing.max_body_bytes, 32 << 20);
+        assert_eq!(snapshot.timing.max_json_depth, 64);
+        assert!(snapshot.timing.reservation_ns > (600_000 + 60_000) * MS);
+        assert_eq!((snapshot.sizes.max_reservations, snapshot.sizes.max_buckets), (262_144, 1_048_576));
+        let cache = snapshot.cache.as_ref().unwrap();
+        assert_eq!((cache.max_bytes, cache.max_entry_bytes, cache.follow_ns), (64 << 20, 1 << 20, 30_000 * MS));
+        let none = &snapshot.features[snapshot.no_feature() as usize];
+        assert!(none.cached && !none.per_user && !none.sampled && none.ttl_ns == 3_600_000 * MS);
+    }
 }

@@ -26,6 +26,8 @@ pub struct Asked<'a> {
     pub include_usage: bool,
     /// Outputs to be generated: `n` (or `best_of`) times the prompts
     pub choices: u64,
+    /// Texts that the model reads, each with a window of its own
+    pub prompts: u64,
     /// The output bound of one choice, when one was given
     pub output_cap: Option<OutputCap>,
     /// A temperature above 0, or none given (which servers take as 1)
@@ -75,6 +77,7 @@ impl<'a> Asked<'a> {
                 Some(other) => return Err(wrong_type("stream_options", "an object", other)),
             },
             choices: n,
+            prompts: 1,
             output_cap: None,
             sampled: match document.get("temperature") {
                 None => true,
@@ -146,6 +149,7 @@ impl<'a> Asked<'a> {
             None => return Err(missing("prompt", "a string or an array")),
         };
         let best_of = integer(&self.document, "best_of", 1, 128)?.unwrap_or(1);
+        self.prompts = prompts;
         self.choices = n.max(best_of).saturating_mul(prompts);
         if self.choices > MAX_CHOICES {
             return Err(field("n", format!("`n` times the prompts is {}; at most {MAX_CHOICES}", self.choices)));
@@ -162,7 +166,7 @@ impl<'a> Asked<'a> {
                 return Err(field("input", "`input` must not be empty".into()));
             }
             Some(Json::Array(items)) => {
-                prompts(items, "input")?;
+                self.prompts = prompts(items, "input")?;
             }
             Some(other) => return Err(wrong_type("input", "a string or an array", other)),
             None => return Err(missing("input", "a string or an array")),
@@ -298,7 +302,7 @@ mod tests {
         let body = br#"{"model":"m","prompt":["a","b",  "c"],"n":2,"best_of":4}"#;
         let asked =
             Asked::read(Document::parse(body, Bounds::default()).unwrap(), Operation::TextCompletions).unwrap();
-        assert_eq!(asked.choices, 12);
+        assert_eq!((asked.choices, asked.prompts), (12, 3));
         let body = br#"{"model":"m","prompt":["a",1]}"#;
         assert!(Asked::read(Document::parse(body, Bounds::default()).unwrap(), Operation::TextCompletions).is_err());
     }
@@ -307,6 +311,6 @@ mod tests {
     fn embeddings_have_no_output() {
         let body = br#"{"model":"m","input":[1,2,3]}"#;
         let asked = Asked::read(Document::parse(body, Bounds::default()).unwrap(), Operation::Embedding).unwrap();
-        assert_eq!((asked.choices, asked.sampled), (0, false));
+        assert_eq!((asked.choices, asked.prompts, asked.sampled), (0, 1, false));
     }
 }

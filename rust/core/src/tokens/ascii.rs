@@ -22,25 +22,55 @@ const HIGH: u64 = 0x80 * ONES;
 
 // === one chunk: a length of at most 7, 0 when nothing of the kind stands there, or `UNSURE` ===
 
-/// `[symbol or space]? [A-Z]* [a-z]+` or `[symbol or space]? [A-Z]+`, and a contraction. `lead` is 1 when the
-/// first byte may lead a word.
+/// `[symbol or space]? [A-Z]* [a-z]+` or `[symbol or space]? [A-Z]+`, and a contraction.
+///
+/// Where the next piece begins depends on this length, so nothing else may stand on the way to it: the run of
+/// letters is taken whole, and that it has no capital past its first letter is a prediction, checked beside it.
 #[inline(always)]
-pub(super) fn cased_word(chunk: Chunk, lead: u32) -> u32 {
-    let (upper, lower) = (between::<b'A', b'Z'>(chunk), between::<b'a', b'z'>(chunk));
-    let after = lead + run(upper >> (8 * lead));
-    if after > 7 {
+pub(super) fn cased_word(chunk: Chunk) -> u32 {
+    let letters = letters(chunk);
+    let length = run(letters | OPENS[(chunk & 0xFF) as usize]);
+    if length < 2 && letters & 0x80 == 0 {
+        return 0;
+    }
+    if length > 7 {
         return UNSURE;
     }
-    let length = after + run(lower >> (8 * after));
-    if length == lead { 0 } else { contracted(|at| byte(chunk, at), UNSURE, length) }
+    let first_letter = 0x80 | (!letters & 0x80) << 8;
+    let capitals = between::<b'A', b'Z'>(chunk) & ((1 << (8 * length)) - 1);
+    let length = if capitals & !first_letter == 0 { length } else { mixed_word(chunk) };
+    contracted(|at| byte(chunk, at), UNSURE, length)
+}
+
+/// The length of a cased word of any capitals that ends in the chunk.
+#[inline(never)]
+fn mixed_word(chunk: Chunk) -> u32 {
+    let lead = u32::from(letters(chunk) & 0x80 == 0);
+    let after = lead + run(between::<b'A', b'Z'>(chunk) >> (8 * lead));
+    after + run(between::<b'a', b'z'>(chunk) >> (8 * after))
 }
 
 /// `[symbol or space]? [A-Za-z]+`
 #[inline(always)]
-pub(super) fn word(chunk: Chunk, lead: u32) -> u32 {
-    let length = lead + run(letters(chunk) >> (8 * lead));
-    if length == lead { 0 } else { ended(|at| byte(chunk, at), UNSURE, length) }
+pub(super) fn word(chunk: Chunk) -> u32 {
+    let letters = letters(chunk);
+    let length = run(letters | OPENS[(chunk & 0xFF) as usize]);
+    if length < 2 && letters & 0x80 == 0 { 0 } else { ended(|at| byte(chunk, at), UNSURE, length) }
 }
+
+/// By byte: the high bit of the lowest byte if it may be the first of a word, `[^\r\n\p{N}]`, else 0.
+const OPENS: [u64; 256] = {
+    let mut opens = [0; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        opens[byte] = match byte as u8 {
+            b'\r' | b'\n' | b'0'..=b'9' => 0,
+            _ => 0x80,
+        };
+        byte += 1;
+    }
+    opens
+};
 
 /// ` ?[symbols]+` and the run of `closers`, a mask of bytes, after it.
 #[inline(always)]
@@ -205,29 +235,29 @@ mod tests {
 
     #[test]
     fn words_end_where_they_end() {
-        for (text, lead, cased, plain) in [
-            ("hello", 0, 5, 5),
-            (" hello", 1, 6, 6),
-            ("(a)", 1, 2, 2),
-            ("HTMLPage", 0, UNSURE, UNSURE),
-            ("aB", 0, 1, 2),
-            ("ABC", 0, 3, 3),
-            ("it's", 0, 4, 2),
-            ("IT'LL", 0, 5, 2),
-            ("we'r", 0, 2, 2),
-            ("a'b'", 0, 1, 1),
-            ("hello's", 0, 7, 5),
-            ("hello'll", 0, UNSURE, 5),
-            ("sixsix's", 0, UNSURE, 6),
-            ("sevenss", 0, 7, 7),
-            ("eighteig", 0, UNSURE, UNSURE),
-            ("é", 0, 0, 0),
-            ("abé", 0, UNSURE, UNSURE),
-            ("a'ſ", 0, UNSURE, 1),
-            ("1", 0, 0, 0),
+        for (text, cased, plain) in [
+            ("hello", 5, 5),
+            (" hello", 6, 6),
+            ("(a)", 2, 2),
+            ("HTMLPage", UNSURE, UNSURE),
+            ("aB", 1, 2),
+            ("ABC", 3, 3),
+            ("it's", 4, 2),
+            ("IT'LL", 5, 2),
+            ("we'r", 2, 2),
+            ("a'b'", 1, 1),
+            ("hello's", 7, 5),
+            ("hello'll", UNSURE, 5),
+            ("sixsix's", UNSURE, 6),
+            ("sevenss", 7, 7),
+            ("eighteig", UNSURE, UNSURE),
+            ("é", 0, 0),
+            ("abé", UNSURE, UNSURE),
+            ("a'ſ", UNSURE, 1),
+            ("1", 0, 0),
         ] {
             let chunk = chunks(text)[0];
-            assert_eq!((cased_word(chunk, lead), word(chunk, lead)), (cased, plain), "{text:?}");
+            assert_eq!((cased_word(chunk), word(chunk)), (cased, plain), "{text:?}");
         }
         for (text, lead, cased, plain) in [
             ("internationally", 0, 15, 15),

@@ -142,6 +142,7 @@ impl Merges {
     /// Undoes, latest first, the merges on both sides of the border. Whenever the two tokens at the border
     /// could have merged before either was used up by the next merge on its own side, merging would have
     /// crossed the border. Of two equal merges the left one comes first, hence `+ 1` on the right.
+    #[expect(clippy::needless_bitwise_bool, reason = "the branch that `||` makes is mispredicted")]
     fn derive_may_follow(&self, mut left: Rank, mut right: Rank) -> bool {
         let mut used_at = Rank::MAX;
         loop {

@@ -138,9 +138,13 @@ impl Pattern for O200k {
 fn short_piece(
     classes: &Classes,
     chunk: Chunk,
-    word: impl Fn(Chunk, u32) -> u32,
+    word: impl Fn(Chunk) -> u32,
     closers: impl Fn(Chunk) -> u64,
 ) -> u32 {
+    let word = word(chunk);
+    if word > 0 {
+        return word;
+    }
     let first = chunk as u8;
     if first >= 0x80 {
         return ascii::UNSURE;
@@ -150,10 +154,6 @@ fn short_piece(
         return ascii::digits(chunk);
     }
     if flags & NEWLINE == 0 {
-        let word = word(chunk, u32::from(flags & LETTER == 0));
-        if word > 0 {
-            return word;
-        }
         let symbols = ascii::symbols(chunk, closers(chunk));
         if symbols > 0 {
             return symbols;

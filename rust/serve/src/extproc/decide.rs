@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
     HttpHeaders, ProcessingRequest, ProcessingResponse, processing_request,
 };
@@ -123,6 +124,8 @@ impl DecideStream {
         match (state, message.request) {
             (State::Start, Some(Request::RequestHeaders(headers))) => {
                 self.head(&headers);
+                let mode = message.protocol_config.map_or(0, |c| c.request_body_mode);
+                self.check_mode(mode);
                 Ok(())
             }
             (State::Body(session), Some(Request::RequestBody(body))) if body.end_of_stream => {
@@ -145,6 +148,22 @@ impl DecideStream {
                 self.runtime.engine.metrics().counters.protocol_errors.fetch_add(1, Relaxed);
                 Err(Status::invalid_argument("a message without a request"))
             }
+        }
+    }
+
+    /// Whoever configures another body mode lets parts of a body through before the decision on the whole.
+    fn check_mode(&mut self, mode: i32) {
+        let right = [BodySendMode::None as i32, BodySendMode::Buffered as i32].contains(&mode);
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Body(session) if !right => {
+                self.runtime.report.say(
+                    "wrong_body_mode",
+                    "the decide filter of Envoy has another request_body_mode than NONE; render its configuration again",
+                );
+                self.ready.clear();
+                self.answer(Answer::refusal(session.id(), &Refusal::Internal));
+            }
+            state => self.state = state,
         }
     }
 
@@ -319,4 +338,34 @@ pub(super) fn pairs(headers: &HttpHeaders) -> impl Iterator<Item = (&str, &[u8])
         let value = if h.raw_value.is_empty() { h.value.as_bytes() } else { &h.raw_value[..] };
         (h.key.as_str(), value)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
+    use forebay_core::engine::{Engine, EngineConfig};
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::report::Report;
+    use crate::stage::Stages;
+
+    #[test]
+    fn a_panic_is_counted_and_becomes_an_answer() {
+        let runtime = Runtime {
+            engine: Arc::new(Engine::new(EngineConfig::default(), forebay_core::policy::compile(b"").unwrap())),
+            clock: SystemClock::default(),
+            stages: Arc::new(Stages::default()),
+            report: Report::default(),
+        };
+        assert_eq!(caught(&runtime, || 7), Some(7));
+        assert_eq!(caught(&runtime, || -> u8 { panic!("in a decision") }), None);
+        assert_eq!(runtime.engine.metrics().counters.panics.load(Relaxed), 1);
+        // What both callers say then.
+        let answer = frames::answer(Answer::refusal(1, &Refusal::Internal), false);
+        let Some(Response::ImmediateResponse(answer)) = answer.response else { panic!("no answer") };
+        assert_eq!(answer.status.unwrap().code, 500);
+        assert!(String::from_utf8_lossy(&answer.body).contains("internal_error"));
+    }
 }

@@ -1,0 +1,16 @@
+//! The engine as a whole: every test decides real requests under a real policy, with a clock that only tests move.
+
+mod cache;
+mod conservation;
+mod ends;
+mod flights;
+mod full;
+mod given;
+mod identity;
+mod limits;
+mod models;
+mod policies;
+mod races;
+mod rig;
+mod stages;
+mod tenants;
