@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import secrets
-import selectors
-import signal
-import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,90 +20,20 @@ from typing import Any
 import openai
 import pytest
 import yaml
-from chain_fleet import ScriptedFleet, scripted
-from chain_policy import CHAT, POOL_KEY_ENV, Ports, chain_policy, secret_of
-from chain_sockets import EchoServers, echo_servers
-from envoy_rig import DEADLINE_S, Answer, free_port, until
 
+from chain_fleet import ScriptedFleet, scripted
+from chain_gateway import GatewayProcess
+from chain_policy import CHAT, POOL_KEY_ENV, Ports, chain_policy, free_ports, secret_of
+from chain_sockets import EchoServers, echo_servers
+from envoy_rig import DEADLINE_S, Answer, until
 from forebay.control import RenderOptions, install, render
 from forebay.lab.demo_sources import Metrics, parse_metrics
 from forebay.lab.envoy import EnvoyServer
 from forebay.lab.fleet import fleet_in_thread
 from forebay.policy import load
 
-HERE = Path(__file__).parent
-_START_S = 60.0
-_STOP_S = 30.0
 _HELD = ("forebay_open_reservations", "forebay_pool_requests", "forebay_pool_reserved_tokens", "forebay_capture_bytes")
 NOTHING = dict.fromkeys(_HELD, 0.0)
-
-
-class GatewayProcess:
-    """`forebay serve`. Its log is a file in the chain's folder, over all its starts."""
-
-    def __init__(self, policy_file: Path, folder: Path, log: str = "gateway.log", *settings: str) -> None:
-        self.log = folder / log
-        self._command = [sys.executable, "-m", "forebay.cli", "serve", "--policy", str(policy_file)]
-        self._command += ["--envoy-dir", str(folder)]
-        for setting in settings:
-            self._command += ["--set", setting]
-        self._process: subprocess.Popen[bytes] | None = None
-        self.status: int | None = None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> dict[str, Any]:
-        """Start it and wait for its first line, which comes back; AssertionError with its log if it ends before."""
-        path = os.pathsep.join([str(HERE.parents[1] / "python"), str(HERE)])
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": path},
-            )
-        stdout = self._process.stdout
-        assert stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(stdout, selectors.EVENT_READ)
-            line = stdout.readline() if selector.select(_START_S) else b""
-        if not line:
-            self.wait()
-            raise AssertionError(f"the gateway did not start:\n{self.said()[-4000:]}")
-        ready: dict[str, Any] = json.loads(line)
-        return ready
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def wait(self) -> int:
-        """Wait for its end; its status comes back."""
-        assert self._process is not None
-        self.status = self._process.wait(_STOP_S)
-        if self._process.stdout:
-            self._process.stdout.close()
-        return self.status
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it if it lives, wait for its end."""
-        assert self._process is not None
-        if self._process.poll() is None:
-            self.send(number)
-        try:
-            return self.wait()
-        except subprocess.TimeoutExpired:
-            self.send(signal.SIGKILL)
-            return self.wait()
-
-    def said(self) -> str:
-        """Its log."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
 @dataclass
@@ -151,7 +76,7 @@ class Chain:
         return self._clients[key]
 
     def chat(self, text: str, key: str = "acme", **fields: Any) -> Any:
-        """One chat through the `openai` client, without chance in it; the raw response, which parses and has headers."""
+        """One chat through the `openai` client, without chance; the raw response, which has headers and parses."""
         asked = {"model": "small-chat", "messages": [{"role": "user", "content": text}], "temperature": 0} | fields
         return self.client(key).chat.completions.with_raw_response.create(**asked)
 
@@ -190,7 +115,7 @@ class Chain:
             barrier.wait(DEADLINE_S)
             try:
                 results[index] = calls[index]()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a thread hands its failure on
                 results[index] = error
 
         threads = [threading.Thread(target=run, args=(index,)) for index in range(len(calls))]
@@ -297,7 +222,7 @@ def running_chain(folder: Path, change: Change | None = None, rendered: ChangeYa
         echo = stack.enter_context(echo_servers())
         ports = Ports.free()
         upstreams = {name: fleet.server.port for name, fleet in fleets.items()}
-        upstreams |= {"away": free_port(), "sockets": echo.websocket_port, "echo": echo.grpc_port}
+        upstreams |= {"away": free_ports(1)[0], "sockets": echo.websocket_port, "echo": echo.grpc_port}
         policy = chain_policy(ports, upstreams)
         if change is not None:
             change(policy)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import h2.config
 import h2.connection
 import h2.events
+
 from chain_policy import CHAT, secret_of
 from envoy_rig import DEADLINE_S
 

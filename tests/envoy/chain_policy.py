@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import random
+import socket
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from envoy_rig import free_port
-
+_RANDOM = random.SystemRandom()
 MAX_BODY_BYTES = 8 << 20
 POOL_KEY_ENV = "FOREBAY_TEST_POOL_KEY"
 CHAT = "/v1/chat/completions"
@@ -42,7 +44,19 @@ class Ports:
 
     @classmethod
     def free(cls) -> Ports:
-        return cls(*(free_port() for _ in range(5)))
+        return cls(*free_ports(5))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, all different, below those that the system gives to outgoing connections."""
+    ports: list[int] = []
+    with ExitStack() as stack:
+        while len(ports) < count:
+            probe = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", _RANDOM.randrange(12_000, 32_000)))
+                ports.append(int(probe.getsockname()[1]))
+    return ports
 
 
 def secret_of(key_id: str) -> str:

@@ -125,6 +125,6 @@ class _Echo(grpc.GenericRpcHandler):
         self._servers.metadata.append(dict(details.invocation_metadata))
         return grpc.stream_stream_rpc_method_handler(self._talk)
 
-    async def _talk(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async def _talk(self, messages: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
         async for message in messages:
             yield b"echo " + message

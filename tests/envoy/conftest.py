@@ -11,6 +11,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chain import chain, session_site, sites  # noqa: E402 - found through the line above
+from chain import chain, session_site, sites
 
 __all__ = ["chain", "session_site", "sites"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from chain import Chain
 from chain_policy import KEYS, secret_of
 from forebay.lab.demo_sources import fleet_heads, heads_with
@@ -97,7 +98,12 @@ def test_an_answer_tells_where_it_came_from(chain: Chain) -> None:
     assert "server" not in headers or headers["server"] == "envoy"
     record = chain.record(headers["x-forebay-request-id"])
     assert (record["asked"], record["model"], record["tenant"], record["key"]) == ("fast", "small-chat", "acme", "acme")
-    assert (record["route"], record["pool"], record["outcome"], record["cache"]) == ("chat", "small-fleet", "forward", "miss")
+    assert (record["route"], record["pool"], record["outcome"], record["cache"]) == (
+        "chat",
+        "small-fleet",
+        "forward",
+        "miss",
+    )
     assert record["end"]["status"] == 200
     assert record["end"]["duration_ns"] > record["end"]["first_byte_ns"] > 0
 

@@ -1,4 +1,4 @@
-"""Equal plain requests in flight: one goes upstream, the others wait for its answer, and nobody waits for a lost one."""
+"""Equal plain requests in flight: one goes upstream, the others wait for its answer, nobody waits for a lost one."""
 
 from __future__ import annotations
 

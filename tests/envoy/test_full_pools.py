@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from chain import Chain
 from envoy_rig import until
 

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import openai
-from chain import NOTHING, Chain, GatewayProcess
+
+from chain import NOTHING, Chain
+from chain_gateway import GatewayProcess
 from chain_policy import CHAT, Ports, secret_of
 from envoy_rig import Answer, until
 
@@ -31,7 +33,7 @@ class Load:
         self.answers: list[Answer | Exception] = []
         self._threads = [threading.Thread(target=self._run) for _ in range(4)]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Load:  # noqa: PYI034 - `Self` is not in Python 3.10
         for thread in self._threads:
             thread.start()
         return self
@@ -112,19 +114,18 @@ def test_a_drain_in_mid_decision_lets_nothing_pass_undecided(sites: Callable[...
         call.start()
     until(lambda: gate.arrived == 1, "one leads")
     until(lambda: chain.metric("forebay_decide_streams_total") >= 3, "the others follow")
-    with half_sent(chain) as finish:
-        with Load(chain, SPOOFED) as load:
-            until(lambda: len(load.answers) > 20, "load runs")
-            chain.gateway.send(signal.SIGTERM)
-            until(lambda: any(isinstance(a, Answer) and a.status == 503 for a in load.answers), "it drains")
-            assert chain.admin("GET", "/healthz").status == 200
-            ready = chain.admin("GET", "/readyz")
-            assert ready.status == 503, ready
-            finish()
-            gate.open()
-            assert chain.gateway.wait() == 0
-            after = len(load.answers)
-            until(lambda: len(load.answers) > after + 20, "load runs on")
+    with half_sent(chain) as finish, Load(chain, SPOOFED) as load:
+        until(lambda: len(load.answers) > 20, "load runs")
+        chain.gateway.send(signal.SIGTERM)
+        until(lambda: any(isinstance(a, Answer) and a.status == 503 for a in load.answers), "it drains")
+        assert chain.admin("GET", "/healthz").status == 200
+        ready = chain.admin("GET", "/readyz")
+        assert ready.status == 503, ready
+        finish()
+        gate.open()
+        assert chain.gateway.wait() == 0
+        after = len(load.answers)
+        until(lambda: len(load.answers) > after + 20, "load runs on")
     for call in calls:
         call.join()
     assert_closed(load.answers)

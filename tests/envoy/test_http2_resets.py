@@ -8,6 +8,7 @@ from typing import Any
 
 import h2.events
 import pytest
+
 from chain import Chain
 from chain_http2 import Http2Client, http2
 from chain_policy import CHAT, secret_of
@@ -135,7 +136,9 @@ def test_many_resets_at_once_harm_nobody_else(chain: Chain, turn: int) -> None:
 def test_a_disconnect_in_mid_stream_frees_the_slot_of_its_key(chain: Chain) -> None:
     word = "disconnect in mid-stream"
     gate = chain.small.gate(word)
-    streams = [chain.client("two-at-once").chat.completions.create(**_streamed(f"{word} {index}")) for index in range(2)]
+    streams = [
+        chain.client("two-at-once").chat.completions.create(**_streamed(f"{word} {index}")) for index in range(2)
+    ]
     for stream in streams:
         assert next(iter(stream)).choices
     error = chain.refusal(_streamed("a third one"), key="two-at-once")

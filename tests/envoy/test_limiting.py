@@ -6,6 +6,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from chain import Chain
 from envoy_rig import until
 

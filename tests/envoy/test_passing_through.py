@@ -9,6 +9,7 @@ import secrets
 
 import grpc
 import pytest
+
 from chain import Chain
 from chain_policy import secret_of
 from chain_sockets import CLOSE, TEXT, accept_key, frame, read_frame

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from chain import NOTHING, Chain
 from chain_fleet import ScriptedFleet, scripted
 from envoy_rig import Answer, until
@@ -69,7 +70,7 @@ def test_a_new_pool_becomes_routable_under_load(site: Chain) -> None:
         until(served, "the new pool serves")
         # Until Envoy has it, nothing is sent there, and the answer says so.
         assert set(seen) <= {(200, ""), (503, "no_healthy_pool"), (404, "model_not_found")}
-        assert changed(site, lambda policy: None) == 0
+        assert changed(site, lambda policy: policy.update(name="without it")) == 0
         gone = site.ask({"model": "fresh-chat", "messages": [{"role": "user", "content": "is it there"}]})
         assert (gone.status, gone.code) == (404, "model_not_found")
     assert_no_failure(load)
@@ -119,7 +120,9 @@ def test_a_new_revision_forgets_and_a_new_key_is_known(site: Chain) -> None:
     def revise(policy: dict[str, Any]) -> None:
         policy["models"][0]["revision"] = "2"
         policy["keys"] = [key for key in policy["keys"] if key["id"] != "bistro"]
-        policy["limits"].append({"name": "none", "scope": "KEY", "unit": "CONCURRENCY", "amount": 1, "keys": ["acme-bo"]})
+        policy["limits"].append(
+            {"name": "none", "scope": "KEY", "unit": "CONCURRENCY", "amount": 1, "keys": ["acme-bo"]}
+        )
 
     assert site.chat("a key that will go", "bistro").headers["x-forebay-cache"] == "miss"
     assert changed(site, revise) == 0

@@ -1,4 +1,4 @@
-"""Bodies that no upstream must ever see, each with its own clear error. The `chain` fixture shows that nothing leaks."""
+"""Bodies that no upstream must ever see, each with its own clear error; the fixture shows that nothing leaks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from chain import Chain
 from chain_policy import CHAT, MAX_BODY_BYTES, WINDOW_TOKENS, secret_of
 from envoy_rig import DEADLINE_S, until
@@ -124,7 +125,9 @@ def test_another_content_type_is_415(chain: Chain, kind: str) -> None:
 
 def test_five_megabytes_of_json_work(chain: Chain) -> None:
     """The text lies beside the messages, so the window has nothing against it."""
-    answer = chain.ask(good(metadata={"note": "x" * 5_000_000}, messages=[{"role": "user", "content": "five megabytes"}]))
+    answer = chain.ask(
+        good(metadata={"note": "x" * 5_000_000}, messages=[{"role": "user", "content": "five megabytes"}])
+    )
     assert answer.status == 200, answer
     assert answer.json["choices"][0]["message"]["content"]
     assert max(map(len, chain.small.bodies)) > 5_000_000
@@ -179,7 +182,7 @@ def _raw(chain: Chain, data: bytes) -> bytes:
 
 
 def _send_until_answered(connection: socket.socket, chunk: bytes, most: int) -> bytes:
-    connection.setblocking(False)
+    connection.settimeout(0)
     answer, sent = b"", 0
     waiting = memoryview(chunk)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from chain import Chain
 from chain_policy import CHAT, MAX_BODY_BYTES, secret_of
 from envoy_rig import DEADLINE_S

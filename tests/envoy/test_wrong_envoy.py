@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from chain import NOTHING, Chain
 from envoy_rig import until
 

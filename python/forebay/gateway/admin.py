@@ -109,6 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     sources: AdminSources
     limit: threading.BoundedSemaphore
     timeout = _SOCKET_TIMEOUT_S
+    disable_nagle_algorithm = True
     protocol_version = "HTTP/1.1"
     server_version = "forebay"
     sys_version = ""

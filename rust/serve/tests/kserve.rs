@@ -245,7 +245,8 @@ async fn every_client_gets_its_own_rows() {
         echoing(queue, work);
     });
     let client = bench.client().await;
-    let tasks: Vec<_> = (0..40)
+    // All of their rows together have room in the queue, however late the sender comes.
+    let tasks: Vec<_> = (0..30)
         .map(|value| {
             let mut client = client.clone();
             tokio::spawn(async move {
@@ -262,10 +263,10 @@ async fn every_client_gets_its_own_rows() {
         task.await.unwrap();
     }
     assert!(largest.load(Ordering::Relaxed) > 1, "no two requests shared a batch");
-    assert_eq!(bench.ends().len(), 40);
+    assert_eq!(bench.ends().len(), 30);
     assert!(bench.ends().iter().all(|end| matches!(end, BatchEnd::Answered { .. })));
     let stats = bench.queue.stats();
-    assert_eq!((stats.requests, stats.in_flight), (40, 0));
+    assert_eq!((stats.requests, stats.in_flight), (30, 0));
     bench.queue.close();
     thread.join().unwrap();
 }

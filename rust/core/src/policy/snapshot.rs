@@ -528,6 +528,7 @@ fn digest_from_hex(hex: &str) -> Option<[u8; 32]> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::policy::Severity;
 
     #[test]
     fn a_limit_that_cannot_be_kept_refuses_the_policy() {
