@@ -116,7 +116,7 @@ _CREDENTIAL = {"env": POOL_KEY_ENV}
 _POLICY: dict[str, Any] = {
     "name": "chain",
     "gateway": {"max_body_bytes": MAX_BODY_BYTES, "max_message_timeout_ms": 30_000, "drain_ms": 20_000},
-    "envoy": {"log_flush_ms": 20},
+    "envoy": {"log_flush_ms": 50},
     "pools": [
         _pool("small-fleet", credential=_CREDENTIAL),
         _pool("large-fleet", credential=_CREDENTIAL),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,22 +15,30 @@ from envoy_rig import until
 
 
 def outcome(chain: Chain, text: str, key: str = "acme", **fields: Any) -> str:
-    """One chat; what the cache said of it."""
-    raw = chain.chat(text, key, **fields)
-    word = str(raw.headers["x-forebay-cache"])
-    if word == "miss":
-        # The copy of an answer is put away after the client has it.
-        until(lambda: settled(chain), "the answer is put away")
+    """One chat; what the cache said of it. The copy of an answer is put away after the client has it."""
+    with put_away(chain) as asked:
+        raw = chain.chat(text, key, **fields)
+        word = str(raw.headers["x-forebay-cache"])
+        asked.is_copied = word == "miss"
     return word
 
 
-def settled(chain: Chain) -> bool:
-    """Every copied response has been kept or given up."""
-    metrics = chain.metrics()
-    total = {name: sum(value for _, value in metrics[name]) for name in metrics if name.endswith("_total")}
-    return total["forebay_capture_streams_total"] == (
-        total["forebay_cache_stored_total"] + total["forebay_cache_rejected_total"]
-    )
+@dataclass
+class Asked:
+    """Whether the answer is copied for the cache."""
+
+    is_copied: bool = True
+
+
+@contextmanager
+def put_away(chain: Chain) -> Iterator[Asked]:
+    """After the block, wait until the copy of its answer has been kept or given up."""
+    names = ("forebay_cache_stored_total", "forebay_cache_rejected_total")
+    before = sum(chain.metric(name) for name in names)
+    asked = Asked()
+    yield asked
+    if asked.is_copied:
+        until(lambda: sum(chain.metric(name) for name in names) > before, "the answer is kept or given up")
 
 
 def said(chain: Chain, text: str, **fields: Any) -> tuple[str, str, list[Any]]:
@@ -43,8 +53,8 @@ def said(chain: Chain, text: str, **fields: Any) -> tuple[str, str, list[Any]]:
 
 def test_a_repeat_is_a_hit_and_reaches_nobody(chain: Chain) -> None:
     text = "a repeat is a hit"
-    first = chain.chat(text)
-    until(lambda: settled(chain), "the answer is put away")
+    with put_away(chain):
+        first = chain.chat(text)
     second = chain.chat(text)
     assert (first.headers["x-forebay-cache"], second.headers["x-forebay-cache"]) == ("miss", "hit")
     assert first.parse() == second.parse()
@@ -69,8 +79,8 @@ def test_one_entry_serves_both_forms(chain: Chain, first: str) -> None:
     if first == "plain":
         assert outcome(chain, text) == "miss"
     else:
-        assert said(chain, text, **usage)[0] == "miss"
-        until(lambda: settled(chain), "the answer is put away")
+        with put_away(chain):
+            assert said(chain, text, **usage)[0] == "miss"
     plain = chain.chat(text)
     assert plain.headers["x-forebay-cache"] == "hit"
     answer = plain.parse()
@@ -85,9 +95,9 @@ def test_one_entry_serves_both_forms(chain: Chain, first: str) -> None:
 
 def test_a_stream_without_usage_is_kept_too(chain: Chain) -> None:
     text = "streamed without usage"
-    word, told, _ = said(chain, text)
+    with put_away(chain):
+        word, told, _ = said(chain, text)
     assert word == "miss"
-    until(lambda: settled(chain), "the answer is put away")
     again = chain.chat(text)
     assert again.headers["x-forebay-cache"] == "hit"
     assert again.parse().choices[0].message.content == told
@@ -99,8 +109,8 @@ def test_embeddings_and_completions_are_cached(chain: Chain) -> None:
         lambda: chain.client().completions.with_raw_response.create(model="small-chat", prompt="cached", temperature=0),
     ]
     for call in calls:
-        first = call()
-        until(lambda: settled(chain), "the answer is put away")
+        with put_away(chain):
+            first = call()
         second = call()
         assert (first.headers["x-forebay-cache"], second.headers["x-forebay-cache"]) == ("miss", "hit")
         assert first.parse() == second.parse()
@@ -169,9 +179,9 @@ def test_an_upstreams_failure_is_not_kept(chain: Chain) -> None:
     text = "a failure is not kept"
     chain.small.fail_next(text, 1)
     body = {"model": "small-chat", "messages": [{"role": "user", "content": text}], "temperature": 0}
-    failed = chain.ask(body)
+    with put_away(chain):
+        failed = chain.ask(body)
     assert (failed.status, failed.code) == (500, "internal_error")
-    until(lambda: settled(chain), "the failure is dropped")
     assert outcome(chain, text) == "miss"
     assert outcome(chain, text) == "hit"
 
@@ -183,7 +193,7 @@ def test_a_local_reply_is_never_captured(chain: Chain) -> None:
         answer = chain.ask({"model": "lost", "input": "lost"}, "/v1/embeddings")
         assert (answer.status, answer.code in ("upstream_unavailable", "no_healthy_pool")) == (503, True)
         assert answer.headers.get("x-forebay-cache") != "hit"
-    until(lambda: settled(chain), "nothing is under way")
+    until(lambda: chain.metric("forebay_open_reservations") == 0, "nothing is under way")
     assert chain.metric("forebay_cache_stored_total") == stored
 
 

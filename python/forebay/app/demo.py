@@ -64,19 +64,21 @@ def up(arguments: argparse.Namespace) -> int:
 def _curl_lines(site: Site) -> str:
     key = KEYS["acme"]
     body = '{"model":"small-chat","temperature":0,"messages":[{"role":"user","content":"What is a forebay?"}]}'
-    return "\n".join([
-        f"forebay runs at {site.base_url}; the policy is {POLICY}",
-        "try it, twice, and see `x-forebay-cache` change from miss to hit:",
-        "",
-        f"  curl -si {site.base_url}/v1/chat/completions -H 'authorization: Bearer {key}' \\",
-        f"    -H 'content-type: application/json' -d '{body}'",
-        "",
-        f"  curl -s {site.base_url}/v1/models -H 'authorization: Bearer {key}'",
-        "",
-        f"  curl -s '{site.admin_url}/records?limit=2'",
-        "",
-        "press Ctrl-C to stop",
-    ])
+    return "\n".join(
+        [
+            f"forebay runs at {site.base_url}; the policy is {POLICY}",
+            "try it, twice, and see `x-forebay-cache` change from miss to hit:",
+            "",
+            f"  curl -si {site.base_url}/v1/chat/completions -H 'authorization: Bearer {key}' \\",
+            f"    -H 'content-type: application/json' -d '{body}'",
+            "",
+            f"  curl -s {site.base_url}/v1/models -H 'authorization: Bearer {key}'",
+            "",
+            f"  curl -s '{site.admin_url}/records?limit=2'",
+            "",
+            "press Ctrl-C to stop",
+        ]
+    )
 
 
 def _endpoints(site: Site) -> DemoEndpoints:

@@ -128,7 +128,10 @@ def serve(arguments: argparse.Namespace) -> int:
     stop = _stop_on_signal()
     gateway = ServedGateway(arguments.policy, arguments.envoy_dir, arguments.set)
     gateway.start()
-    print(json.dumps({"ready": True, **gateway.process.addresses, "revision": gateway.process.engine.revision}), flush=True)
+    print(
+        json.dumps({"ready": True, **gateway.process.addresses, "revision": gateway.process.engine.revision}),
+        flush=True,
+    )
     stop.wait()
     left = gateway.stop()
     if left:

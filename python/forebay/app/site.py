@@ -68,9 +68,7 @@ def running_site(policy_file: Path, triton_venv: Path | None, settings: tuple[st
     credential = secrets.token_urlsafe(24)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forebay-")))
-        fleets = {
-            name: stack.enter_context(fleet_process(spec)) for name, spec in demo_fleets(credential).items()
-        }
+        fleets = {name: stack.enter_context(fleet_process(spec)) for name, spec in demo_fleets(credential).items()}
         triton = stack.enter_context(running_triton(triton_venv, ("minilm",))) if triton_venv else None
         ports = dict(zip(("ext_proc", "admin", "batch", "listen", "envoy"), _free_ports(5), strict=True))
         loaded = load(policy_file)
@@ -114,7 +112,9 @@ def _gateway(policy_file: Path, folder: Path, settings: list[str]) -> Iterator[i
         command += ["--set", setting]
     log_path = folder / "gateway.log"
     with log_path.open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=os.environ)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=os.environ
+        )
     try:
         _ready_line(process, log_path)
         yield process.pid

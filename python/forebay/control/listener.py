@@ -14,6 +14,7 @@ from forebay.control.names import (
     CAPTURE_HEADER,
     FILTER_METADATA,
     GATEWAY_CLUSTER,
+    ID_HEADER,
     INTERNAL_PREFIX,
     NAMESPACE,
     RESPONSE_HEADERS,
@@ -195,18 +196,22 @@ def _response_headers() -> dict[str, Any]:
 def _capture() -> dict[str, Any]:
     capture = typed(
         _EXT_PROC,
-        grpc_service=_service("capture"),
-        observability_mode=True,
-        # How long a copy's stream outlives its request, so that the last bytes still leave. A client that goes away
-        # ends its copy only then, and those who follow it wait for that; the default is 5 s.
-        deferred_close_timeout="0.25s",
-        processing_mode={
-            "request_header_mode": "SEND",
-            "request_body_mode": "NONE",
-            "response_header_mode": "SEND",
-            "response_body_mode": "STREAMED",
+        **{
+            "# grpc_service": "the id opens the stream, so that not every chunk has to carry the metadata with it",
+            "grpc_service": _service("capture", **{ID_HEADER: f"%DYNAMIC_METADATA({NAMESPACE}:id)%"}),
+            "observability_mode": True,
+            "# deferred_close_timeout": "how long a copy's stream outlives its request, so that the last bytes still\n"
+            "leave. A client that goes away ends its copy only then, and those who follow it wait for that;\n"
+            "the default is 5 s",
+            "deferred_close_timeout": "0.25s",
+            "# processing_mode": "the response alone: the request came to decide",
+            "processing_mode": {
+                "request_header_mode": "SKIP",
+                "request_body_mode": "NONE",
+                "response_header_mode": "SEND",
+                "response_body_mode": "STREAMED",
+            },
         },
-        metadata_options={"forwarding_namespaces": {"untyped": [NAMESPACE]}},
     )
     action = typed(
         "envoy.extensions.filters.http.composite.v3.ExecuteFilterAction",
@@ -241,10 +246,11 @@ def _router() -> dict[str, Any]:
     }
 
 
-def _service(filter_name: str) -> dict[str, Any]:
+def _service(filter_name: str, **more: str) -> dict[str, Any]:
+    metadata = {FILTER_METADATA: filter_name} | more
     return {
         "envoy_grpc": {"cluster_name": GATEWAY_CLUSTER},
-        "initial_metadata": [{"key": FILTER_METADATA, "value": filter_name}],
+        "initial_metadata": [{"key": key, "value": value} for key, value in metadata.items()],
     }
 
 

@@ -61,7 +61,11 @@ def reservation_id(filter_metadata: Mapping[str, Any]) -> str | None:
     """The id that decide wrote into the dynamic metadata, if it did."""
     if _NAMESPACE not in filter_metadata or "id" not in filter_metadata[_NAMESPACE].fields:
         return None
-    text: str = filter_metadata[_NAMESPACE].fields["id"].string_value
+    return hex_id(filter_metadata[_NAMESPACE].fields["id"].string_value)
+
+
+def hex_id(text: str) -> str | None:
+    """An id as it is written, 32 hex digits, or nothing."""
     digits = "0123456789abcdefABCDEF"
     return text if len(text) == _ID_DIGITS and all(digit in digits for digit in text) else None
 

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 _EXT_PROC = "127.0.0.1:9300"
 _ADMIN = "127.0.0.1:9301"
 _BATCH = "127.0.0.1:9302"
-_WORKERS = 2
+_WORKERS = 1
 _MAX_BODY_BYTES = 32 << 20
 _DRAIN_MS = 10_000
 

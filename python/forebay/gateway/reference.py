@@ -38,6 +38,7 @@ __all__ = ["ReferenceServer"]
 
 _EOF: object = aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 _FILTER = "x-forebay-filter"
+_ID = "x-forebay-internal-id"
 # Added to an announced hold, so that we end it and not Envoy.
 _HOLD_MARGIN_NS = 500_000_000
 # A wait is looked at this often, so that one whose client has left ends soon.
@@ -117,7 +118,8 @@ class ReferenceServer:
             async for response in self._decide(inbound, context):
                 yield response
         elif service == "capture":
-            await take_response(self._engine, inbound.messages())
+            named = next((value for name, value in metadata if name == _ID), "")
+            await take_response(self._engine, str(named), inbound.messages())
         else:
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,

@@ -22,9 +22,12 @@ __all__ = ["take_entry", "take_response"]
 _MAX_RESPONSE_BYTES = 64 << 20
 
 
-async def take_response(engine: Engine, messages: AsyncIterator[Any]) -> None:
-    """Read one capture stream to its end, and give what it brought to the engine."""
-    reservation: str | None = None
+async def take_response(engine: Engine, named: str, messages: AsyncIterator[Any]) -> None:
+    """Read one capture stream to its end, and give what it brought to the engine.
+
+    `named` is the id that opened the stream; without one it stands in the messages' metadata.
+    """
+    reservation = frames.hex_id(named)
     head: dict[str, str] = {}
     body = bytearray()
     end: Literal["complete", "cut"] = "cut"

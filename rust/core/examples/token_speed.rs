@@ -36,7 +36,10 @@ fn main() -> std::io::Result<()> {
             let first = fastest(|| encoding.count(message));
             line(
                 &mut out,
-                format_args!("  {name}: {rate:.0} MB/s, {best:.2?}; {} bytes of it in {first:.2?}", message.len()),
+                format_args!(
+                    "  {name}: {rate:.0} MB/s, {best:.2?}; {} bytes of it in {first:.2?}",
+                    message.len()
+                ),
             );
         }
     }

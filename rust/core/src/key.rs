@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn numbers_above_2_pow_53_stay_apart() {
-        let of = |seed: &str| key(&identity(), &BODY.replace("\"temperature\":0", &format!("\"seed\":{seed}")));
+        let of =
+            |seed: &str| key(&identity(), &BODY.replace("\"temperature\":0", &format!("\"seed\":{seed}")));
         assert_ne!(of("9007199254740992").0, of("9007199254740993").0);
     }
 

@@ -151,7 +151,9 @@ impl Metrics {
         );
         let mut rows: Vec<(Series, u64)> =
             self.requests.read().iter().map(|(s, n)| (s.clone(), n.load(Relaxed))).collect();
-        rows.sort_by(|(a, _), (b, _)| (&a.route, &a.model, a.outcome, a.cache).cmp(&(&b.route, &b.model, b.outcome, b.cache)));
+        rows.sort_by(|(a, _), (b, _)| {
+            (&a.route, &a.model, a.outcome, a.cache).cmp(&(&b.route, &b.model, b.outcome, b.cache))
+        });
         for (s, n) in rows {
             let _ = writeln!(
                 out,
@@ -186,7 +188,8 @@ impl Histogram {
 
     fn render(&self, out: &mut String) {
         let name = "forebay_decide_seconds";
-        let _ = writeln!(out, "# HELP {name} time of a whole decision, waits left out\n# TYPE {name} histogram");
+        let _ =
+            writeln!(out, "# HELP {name} time of a whole decision, waits left out\n# TYPE {name} histogram");
         let mut below = 0;
         for (le, bucket) in BUCKETS_NS.iter().zip(&self.buckets) {
             below += bucket.load(Relaxed);
@@ -225,12 +228,21 @@ mod tests {
             } else if !line.starts_with("# HELP ") {
                 assert!(line.rsplit(' ').next().is_some_and(|v| v.parse::<f64>().is_ok()), "{line}");
                 let name = line.split(['{', ' ']).next().unwrap_or_default();
-                let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
+                let family =
+                    ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
                 assert!(families.contains(&Some(family)), "{line}: no type before it");
             }
         }
-        let buckets: Vec<&str> = out.lines().filter(|l| l.contains("_bucket{")).map(|l| l.rsplit(' ').next().unwrap_or("")).collect();
-        assert_eq!(buckets, ["2", "3", "3", "3", "3", "3", "3", "3", "3", "3", "4"], "cumulative, a bound being within");
+        let buckets: Vec<&str> = out
+            .lines()
+            .filter(|l| l.contains("_bucket{"))
+            .map(|l| l.rsplit(' ').next().unwrap_or(""))
+            .collect();
+        assert_eq!(
+            buckets,
+            ["2", "3", "3", "3", "3", "3", "3", "3", "3", "3", "4"],
+            "cumulative, a bound being within"
+        );
         assert!(out.contains("forebay_decide_seconds_count 4"));
     }
 
@@ -238,7 +250,8 @@ mod tests {
     fn series_are_bounded_and_sums_stay_right() {
         let metrics = Metrics::default();
         for i in 0..MAX_SERIES + 10 {
-            let record = Record { route: Arc::from(format!("r{i}")), outcome: "forward", ..Record::default() };
+            let record =
+                Record { route: Arc::from(format!("r{i}")), outcome: "forward", ..Record::default() };
             metrics.decided(&record);
         }
         let mut out = String::new();

@@ -110,7 +110,9 @@ impl PoolState {
     }
 
     fn usable(&self, now_ns: u64) -> bool {
-        self.routable.load(Relaxed) && self.healthy.load(Relaxed) && self.ejected_until_ns.load(Relaxed) <= now_ns
+        self.routable.load(Relaxed)
+            && self.healthy.load(Relaxed)
+            && self.ejected_until_ns.load(Relaxed) <= now_ns
     }
 
     fn view(&self, now_ns: u64) -> PoolView {

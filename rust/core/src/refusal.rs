@@ -201,7 +201,9 @@ impl Refusal {
     fn retry_after_s(&self) -> Option<u64> {
         match self {
             Self::Limit { retry_after_ns, .. } => retry_after_ns.map(|ns| ns.div_ceil(1_000_000_000).max(1)),
-            Self::PoolFull { .. } | Self::NoPool(_) | Self::Overloaded | Self::Draining | Self::Stage => Some(1),
+            Self::PoolFull { .. } | Self::NoPool(_) | Self::Overloaded | Self::Draining | Self::Stage => {
+                Some(1)
+            }
             _ => None,
         }
     }

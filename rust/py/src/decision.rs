@@ -57,7 +57,10 @@ impl Decision {
     }
 
     fn __repr__(&self) -> String {
-        format!("Decision(action='{}', status={}, pool='{}', code='{}')", self.action, self.status, self.pool, self.code)
+        format!(
+            "Decision(action='{}', status={}, pool='{}', code='{}')",
+            self.action, self.status, self.pool, self.code
+        )
     }
 }
 

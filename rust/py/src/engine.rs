@@ -46,7 +46,9 @@ impl Engine {
     fn new(py: Python<'_>, policy: &[u8], secret: Option<&[u8]>, owner: &str) -> PyResult<Self> {
         let secret: [u8; 32] = match secret {
             None => rand::random(),
-            Some(bytes) => bytes.try_into().map_err(|_| PyValueError::new_err("`secret` must have 32 bytes"))?,
+            Some(bytes) => {
+                bytes.try_into().map_err(|_| PyValueError::new_err("`secret` must have 32 bytes"))?
+            }
         };
         let engine = py
             .detach(|| {
@@ -118,7 +120,8 @@ impl Engine {
         body: Option<&[u8]>,
     ) -> PyResult<Py<Decision>> {
         let body = body.unwrap_or_default();
-        let mut all = vec![(":method".to_owned(), method.into_bytes()), (":path".to_owned(), path.into_bytes())];
+        let mut all =
+            vec![(":method".to_owned(), method.into_bytes()), (":path".to_owned(), path.into_bytes())];
         all.extend(headers.into_iter().map(|(n, v)| (n, v.into_bytes())));
         let session = self.head(py, all, body.is_empty())?;
         if session.inner.lock().session.is_none() {
@@ -186,7 +189,11 @@ impl Engine {
         let end = match end {
             "complete" => BodyEnd::Complete,
             "cut" => BodyEnd::Cut,
-            _ => return Err(PyValueError::new_err(format!("a response ends `complete` or `cut`, not `{end}`"))),
+            _ => {
+                return Err(PyValueError::new_err(format!(
+                    "a response ends `complete` or `cut`, not `{end}`"
+                )));
+            }
         };
         Ok(py.detach(|| {
             let Some(mut capture) = self.engine.capture(id) else { return "unknown" };
@@ -213,7 +220,9 @@ impl Engine {
     ) -> u64 {
         let selector = match (tag, model, tenant) {
             (Some(tag), _, _) => Selector::Tag(Arc::from(tag)),
-            (None, Some(model), _) => Selector::Model { model: Arc::from(model), revision: revision.map(Arc::from) },
+            (None, Some(model), _) => {
+                Selector::Model { model: Arc::from(model), revision: revision.map(Arc::from) }
+            }
             (None, None, Some(tenant)) => Selector::Tenant(Arc::from(tenant)),
             (None, None, None) => Selector::All,
         };

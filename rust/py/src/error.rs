@@ -9,10 +9,20 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 create_exception!(forebay._core, ForebayError, PyException, "Base of all errors of forebay's core.");
-create_exception!(forebay._core, PolicyRefused, ForebayError, "A policy did not validate; `findings` lists every reason.");
+create_exception!(
+    forebay._core,
+    PolicyRefused,
+    ForebayError,
+    "A policy did not validate; `findings` lists every reason."
+);
 create_exception!(forebay._core, LimitExceeded, ForebayError, "A limit has no room; nothing was taken.");
 create_exception!(forebay._core, GatewayError, ForebayError, "The gateway's servers could not be started.");
-create_exception!(forebay._core, BatchRefused, ForebayError, "A request does not fit its batch; `slug` names why.");
+create_exception!(
+    forebay._core,
+    BatchRefused,
+    ForebayError,
+    "A request does not fit its batch; `slug` names why."
+);
 create_exception!(forebay._core, AnswerRefused, ForebayError, "An answer is not kept; `slug` names why.");
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -35,7 +45,8 @@ pub fn finding_rows(findings: Vec<Finding>) -> Vec<FindingRow> {
 
 pub fn policy_refused(py: Python<'_>, findings: Vec<Finding>) -> PyErr {
     let first = findings.iter().find(|f| f.severity == Severity::Error);
-    let message = first.map_or_else(|| "the policy is refused".to_owned(), |f| format!("{}: {}", f.path, f.message));
+    let message =
+        first.map_or_else(|| "the policy is refused".to_owned(), |f| format!("{}: {}", f.path, f.message));
     let error = PolicyRefused::new_err(message);
     // The exception is usable without the attribute.
     let _ = error.value(py).setattr("findings", finding_rows(findings));

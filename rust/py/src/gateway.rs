@@ -42,7 +42,8 @@ impl Gateway {
         let listen = Listen { ext_proc: address(ext_proc)?, batch: address(batch)?, workers, max_body_bytes };
         let (core, clock) = (engine.engine.clone(), engine.clock);
         let inner = py.detach(|| ServeGateway::start(core, clock, &listen));
-        let inner = inner.map_err(|e| GatewayError::new_err(format!("cannot serve on `{ext_proc}` and `{batch}`: {e}")))?;
+        let inner = inner
+            .map_err(|e| GatewayError::new_err(format!("cannot serve on `{ext_proc}` and `{batch}`: {e}")))?;
         Ok(Self { inner })
     }
 

@@ -69,14 +69,19 @@ impl CacheKeys {
             "chat" => Operation::ChatCompletions,
             "completion" => Operation::TextCompletions,
             "embedding" => Operation::Embedding,
-            other => return Err(PyValueError::new_err(format!("`{other}` is no operation; say chat, completion or embedding"))),
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "`{other}` is no operation; say chat, completion or embedding"
+                )));
+            }
         };
         if tenant.is_empty() {
             return Err(PyValueError::new_err("`tenant` is empty; an answer always belongs to somebody"));
         }
-        let document = Document::parse(body, Bounds::default()).map_err(|e| PyValueError::new_err(e.to_string()))?;
-        let asked =
-            Asked::read(document, operation).map_err(|refusal| PyValueError::new_err(refusal.wire().message))?;
+        let document =
+            Document::parse(body, Bounds::default()).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        let asked = Asked::read(document, operation)
+            .map_err(|refusal| PyValueError::new_err(refusal.wire().message))?;
         let identity = Identity { tenant, user, feature, model, revision, output_tokens };
         Ok(PyBytes::new(py, &self.secret.cache_key(&identity, &asked).0))
     }

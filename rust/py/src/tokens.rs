@@ -49,8 +49,8 @@ impl TokenCounter {
     #[new]
     #[pyo3(signature = (tokenizer, *, memo_entries = 0))]
     fn new(py: Python<'_>, tokenizer: &str, memo_entries: usize) -> PyResult<Self> {
-        let tokenizer =
-            core::Tokenizer::from_name(tokenizer).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let tokenizer = core::Tokenizer::from_name(tokenizer)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
         py.detach(|| tokenizer.warm());
         let rules = core::CountRules { tokenizer, image: core::ImageRule::default() };
         Ok(Self { rules, memo: (memo_entries > 0).then(|| core::Memo::new(memo_entries)) })

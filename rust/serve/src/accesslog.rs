@@ -2,20 +2,78 @@
 //! Must not know: what ending means.
 //! On failure: an entry that cannot be read is counted; the stream goes on, since Envoy never resends.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use envoy_types::pb::envoy::data::accesslog::v3::{AccessLogCommon, HttpAccessLogEntry, ResponseFlags};
-use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::AccessLogService;
-use envoy_types::pb::envoy::service::accesslog::v3::{
-    StreamAccessLogsMessage, StreamAccessLogsResponse, stream_access_logs_message::LogEntries,
-};
-use envoy_types::pb::google::protobuf::Duration;
+use bytes::Bytes;
+use envoy_types::pb::envoy::data::accesslog::v3::ResponseFlags;
+use envoy_types::pb::envoy::service::accesslog::v3::StreamAccessLogsResponse;
+use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use forebay_core::engine::{Clock, LogEntry};
 use forebay_core::record::RecordEnd;
+use tonic::body::Body;
+use tonic::server::{ClientStreamingService, Grpc};
 use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
 
 use crate::extproc::{Runtime, reservation_id};
+
+// The parts that are read of Envoy's messages, under the published field numbers. An entry has a hundred fields more;
+// what is not named here is passed over without a copy.
+
+/// `StreamAccessLogsMessage`
+#[derive(Clone, PartialEq, prost::Message)]
+struct Message {
+    #[prost(message, optional, tag = "2")]
+    http_logs: Option<HttpLogs>,
+}
+
+/// `HTTPAccessLogEntries`
+#[derive(Clone, PartialEq, prost::Message)]
+struct HttpLogs {
+    #[prost(message, repeated, tag = "1")]
+    log_entry: Vec<Entry>,
+}
+
+/// `HTTPAccessLogEntry`
+#[derive(Clone, PartialEq, prost::Message)]
+struct Entry {
+    #[prost(message, optional, tag = "1")]
+    common_properties: Option<AccessLogCommon>,
+    #[prost(message, optional, tag = "4")]
+    response: Option<EntryResponse>,
+}
+
+/// `AccessLogCommon`
+#[derive(Clone, PartialEq, prost::Message)]
+struct AccessLogCommon {
+    #[prost(message, optional, tag = "9")]
+    time_to_first_upstream_rx_byte: Option<Duration>,
+    #[prost(message, optional, tag = "12")]
+    time_to_last_downstream_tx_byte: Option<Duration>,
+    #[prost(message, optional, tag = "16")]
+    response_flags: Option<ResponseFlags>,
+    /// An encoded `envoy.config.core.v3.Metadata`
+    #[prost(bytes = "bytes", tag = "17")]
+    metadata: Bytes,
+    #[prost(string, tag = "19")]
+    route_name: String,
+    #[prost(message, optional, tag = "23")]
+    duration: Option<Duration>,
+    #[prost(uint32, tag = "24")]
+    upstream_request_attempt_count: u32,
+}
+
+/// `HTTPResponseProperties`
+#[derive(Clone, PartialEq, prost::Message)]
+struct EntryResponse {
+    #[prost(message, optional, tag = "1")]
+    response_code: Option<UInt32Value>,
+    #[prost(string, tag = "6")]
+    response_code_details: String,
+}
 
 /// The route that ends what no decision was made for, as it is rendered.
 const UNDECIDED: &str = "undecided";
@@ -24,19 +82,27 @@ const UNDECIDED: &str = "undecided";
 #[derive(Clone)]
 pub struct AccessLog {
     runtime: Arc<Runtime>,
+    max_message_bytes: usize,
 }
 
 // === impl AccessLog ===
 
 impl AccessLog {
-    /// The sink over a runtime.
-    pub fn new(runtime: Arc<Runtime>) -> Self {
-        Self { runtime }
+    /// The sink over a runtime, which takes messages up to a size.
+    pub fn new(runtime: Arc<Runtime>, max_message_bytes: usize) -> Self {
+        Self { runtime, max_message_bytes }
     }
 
-    fn take(&self, entry: &HttpAccessLogEntry) {
+    /// One stream of entries.
+    pub async fn stream(self, request: http::Request<Body>) -> http::Response<Body> {
+        let codec = ProstCodec::<StreamAccessLogsResponse, Message>::default();
+        let mut grpc = Grpc::new(codec).max_decoding_message_size(self.max_message_bytes);
+        grpc.client_streaming(Entries(self), request).await
+    }
+
+    fn take(&self, entry: &Entry) {
         let Some(common) = &entry.common_properties else { return };
-        let Some(id) = common.metadata.as_ref().and_then(|m| reservation_id(&m.filter_metadata)) else {
+        let Some(id) = reservation_id(&common.metadata) else {
             // Refused, answered by us, or decided by nobody: nothing is open for it.
             self.runtime.engine.metrics().counters.log_entries.fetch_add(1, Relaxed);
             if common.route_name == UNDECIDED {
@@ -62,7 +128,9 @@ fn read(common: &AccessLogCommon, status: u16, details: &str) -> LogEntry {
     let aborted = flags.downstream_connection_termination || flags.downstream_remote_reset;
     let first_byte_ns = nanos(common.time_to_first_upstream_rx_byte.as_ref());
     // An aborted or broken answer may have cost as much as a complete one, once an upstream had the request.
-    let served = details == "via_upstream" || first_byte_ns > 0 || (aborted && common.upstream_request_attempt_count > 0);
+    let served = details == "via_upstream"
+        || first_byte_ns > 0
+        || (aborted && common.upstream_request_attempt_count > 0);
     LogEntry {
         end: RecordEnd {
             status,
@@ -87,21 +155,27 @@ fn nanos(duration: Option<&Duration>) -> u64 {
     })
 }
 
-#[tonic::async_trait]
-impl AccessLogService for AccessLog {
-    async fn stream_access_logs(
-        &self,
-        request: Request<Streaming<StreamAccessLogsMessage>>,
-    ) -> Result<Response<StreamAccessLogsResponse>, Status> {
-        let mut inbound = request.into_inner();
-        while let Some(message) = inbound.message().await? {
-            if let Some(LogEntries::HttpLogs(logs)) = message.log_entries {
-                for entry in &logs.log_entry {
-                    self.take(entry);
+/// One stream of entries.
+struct Entries(AccessLog);
+
+impl ClientStreamingService<Message> for Entries {
+    type Response = StreamAccessLogsResponse;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<StreamAccessLogsResponse>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<Streaming<Message>>) -> Self::Future {
+        let log = self.0.clone();
+        Box::pin(async move {
+            let mut inbound = request.into_inner();
+            while let Some(message) = inbound.message().await? {
+                // Copies of responses came first on the connection, but their tasks may stand behind this one: an
+                // entry that ended a request before its copy began would keep its answer out of the cache.
+                tokio::task::yield_now().await;
+                for entry in message.http_logs.iter().flat_map(|logs| &logs.log_entry) {
+                    log.take(entry);
                 }
             }
-        }
-        Ok(Response::new(StreamAccessLogsResponse {}))
+            Ok(Response::new(StreamAccessLogsResponse {}))
+        })
     }
 }
 
@@ -127,7 +201,13 @@ mod tests {
             200,
             "via_upstream",
         );
-        let end = RecordEnd { status: 200, duration_ns: 2_000_000_005, first_byte_ns: 7, attempts: 1, ..RecordEnd::default() };
+        let end = RecordEnd {
+            status: 200,
+            duration_ns: 2_000_000_005,
+            first_byte_ns: 7,
+            attempts: 1,
+            ..RecordEnd::default()
+        };
         assert_eq!((entry.end, entry.unreachable), (end, false));
     }
 

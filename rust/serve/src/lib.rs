@@ -3,8 +3,11 @@
 mod accesslog;
 mod admission;
 mod clock;
+mod codec;
+mod envoy;
 mod extproc;
 pub mod kserve;
+mod protobuf;
 mod report;
 mod server;
 mod stage;

@@ -32,7 +32,9 @@ impl Report {
         last.insert(kind, (now, 0));
         drop(last);
         let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let mut line = format!("{{\"unix_s\":{unix_s},\"level\":\"error\",\"event\":\"{kind}\",\"suppressed\":{suppressed},\"message\":");
+        let mut line = format!(
+            "{{\"unix_s\":{unix_s},\"level\":\"error\",\"event\":\"{kind}\",\"suppressed\":{suppressed},\"message\":"
+        );
         forebay_core::refusal::push_json_string(&mut line, message);
         line.push_str("}\n");
         let _ = std::io::stderr().write_all(line.as_bytes());

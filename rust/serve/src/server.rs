@@ -6,8 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::AccessLogServiceServer;
-use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessorServer;
 use forebay_core::batch::Bounds;
 use forebay_core::engine::{Clock, Engine};
 use parking_lot::Mutex;
@@ -17,10 +15,10 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
-use crate::accesslog::AccessLog;
 use crate::admission::EngineAdmission;
 use crate::clock::SystemClock;
-use crate::extproc::{ExtProc, Runtime};
+use crate::envoy::EnvoyServices;
+use crate::extproc::Runtime;
 use crate::kserve::{self, BatchQueue, KserveService, QueueSettings, ServerSettings};
 use crate::report::Report;
 use crate::stage::Stages;
@@ -169,8 +167,7 @@ async fn serve_envoy(
     stopped: watch::Receiver<bool>,
 ) {
     let limit = max_body_bytes + MESSAGE_OVERHEAD_BYTES;
-    let ext_proc = ExternalProcessorServer::new(ExtProc::new(runtime.clone())).max_decoding_message_size(limit);
-    let access_log = AccessLogServiceServer::new(AccessLog::new(runtime.clone())).max_decoding_message_size(limit);
+    let services = EnvoyServices::new(runtime.clone(), limit);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -180,9 +177,7 @@ async fn serve_envoy(
         // with it everybody's requests.
         .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize))
         .max_frame_size(1 << 20)
-        .add_service(ext_proc)
-        .add_service(access_log)
-        .serve_with_incoming(incoming);
+        .serve_with_incoming(services, incoming);
     tokio::select! {
         result = served => {
             if let Err(error) = result {

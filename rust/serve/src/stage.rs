@@ -171,7 +171,13 @@ mod tests {
             json: false,
             stream: false,
         };
-        StageCall { target: target.into(), deadline_ns: deadline.as_nanos() as u64, max_batch: 2, max_waiting: 3, view }
+        StageCall {
+            target: target.into(),
+            deadline_ns: deadline.as_nanos() as u64,
+            max_batch: 2,
+            max_waiting: 3,
+            view,
+        }
     }
 
     fn ask(stages: &Stages, target: &str, deadline: Duration, body: &'static str) -> StagePending {

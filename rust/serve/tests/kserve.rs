@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use forebay_core::batch::{Batching, Bounds, Capacity, Datatype, ModelShape, Presence, TensorSpec};
@@ -241,6 +241,16 @@ async fn every_client_gets_its_own_rows() {
     let largest = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&largest);
     let thread = sender(&bench.queue, move |queue, work| {
+        let until = Instant::now() + BOUND;
+        // A batch of one is held until others wait behind it, so that some must share the next.
+        while work.kind == WorkKind::Infer
+            && work.requests == 1
+            && seen.load(Ordering::Relaxed) <= 1
+            && queue.waiting("pool").0 < 2
+            && Instant::now() < until
+        {
+            std::thread::yield_now();
+        }
         seen.fetch_max(work.requests as u64, Ordering::Relaxed);
         echoing(queue, work);
     });

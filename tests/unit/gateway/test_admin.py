@@ -138,7 +138,9 @@ def test_with_a_token_nobody_is_served_without_it(port: Port, method: str, path:
 
 def test_a_token_of_strange_bytes_is_just_wrong(port: Port) -> None:
     port.gateway.token_sha256 = DIGEST
-    answer = port.raw(b"GET /policy HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer \xff\xfe\r\n\r\n")
+    answer = port.raw(
+        b"GET /policy HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer \xff\xfe\r\n\r\n"
+    )
     assert answer.startswith(b"HTTP/1.1 401 ")
 
 
@@ -244,4 +246,6 @@ def test_a_web_page_may_not_ask_what_only_this_machine_may() -> None:
     from forebay.gateway.admin import _is_own_name  # noqa: PLC0415 - the one private name that is tested alone
 
     assert all(map(_is_own_name, ("127.0.0.1:9301", "[::1]:9301", "localhost", "localhost:80", "10.0.0.1")))
-    assert not any(map(_is_own_name, ("evil.example", "localhost.evil.example:9301", "127.0.0.1.evil.example", "@", "")))
+    assert not any(
+        map(_is_own_name, ("evil.example", "localhost.evil.example:9301", "127.0.0.1.evil.example", "@", ""))
+    )

@@ -51,7 +51,8 @@ impl BatchCaller {
         if !allowed {
             return Err(Refusal::ModelForbidden(model.to_owned()));
         }
-        let here = policy.pools.iter().any(|p| snapshot.pools.get(*p as usize).is_some_and(|p| p.name == self.pool));
+        let here =
+            policy.pools.iter().any(|p| snapshot.pools.get(*p as usize).is_some_and(|p| p.name == self.pool));
         if !here || !policy.capabilities.has(Capability::Tensors) {
             return Err(Refusal::Incapable { model: model.to_owned(), what: "tensors in this pool" });
         }

@@ -188,7 +188,9 @@ impl Engine {
                 // One that is full may come free, whatever the others are.
                 Err(Stop::NoPlace(no)) => last = if last == NoPlace::Full { last } else { no },
                 // A full table is full for every model, and what was taken for the request is given back already.
-                Err(Stop::Refuse(refusal)) if i == 0 || refusal == Refusal::Overloaded => return Err(refusal),
+                Err(Stop::Refuse(refusal)) if i == 0 || refusal == Refusal::Overloaded => {
+                    return Err(refusal);
+                }
                 Err(Stop::Refuse(_)) => {}
             }
         }
@@ -291,7 +293,8 @@ impl Engine {
                 Some(at) => {
                     self.authorise(session, at)?;
                     session.record.reason = "the stage named the model";
-                    session.note(Stage::Resolve, || format!("`{}` named `{model}`: {reason}", resolve.target));
+                    session
+                        .note(Stage::Resolve, || format!("`{}` named `{model}`: {reason}", resolve.target));
                     return Ok(at);
                 }
                 None => "the stage named a model that does not exist",

@@ -42,7 +42,13 @@ impl Engine {
         let (fill, live, model, feature, tenant) = self.open.amend(id, |reservation| {
             let open = &mut reservation.owner;
             let fill = open.fill.take()?;
-            Some((fill, open.live.clone(), open.record.model.clone(), open.feature, open.record.tenant.clone()))
+            Some((
+                fill,
+                open.live.clone(),
+                open.record.model.clone(),
+                open.feature,
+                open.record.tenant.clone(),
+            ))
         })??;
         let cache = live.cache.clone()?;
         let policy = live.snapshot.model_named(&model).and_then(|m| live.snapshot.models.get(m as usize))?;

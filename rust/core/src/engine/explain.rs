@@ -23,7 +23,11 @@ pub struct ExplainRequest<'a> {
 }
 
 /// Explains the decision on one request as a JSON object: `stages` (name, ns, note) and `result`.
-pub fn explain(policy: &[u8], request: ExplainRequest<'_>, clock: &impl Clock) -> Result<String, Vec<Finding>> {
+pub fn explain(
+    policy: &[u8],
+    request: ExplainRequest<'_>,
+    clock: &impl Clock,
+) -> Result<String, Vec<Finding>> {
     let snapshot = crate::policy::compile(policy)?;
     let engine = Engine::new(
         EngineConfig { max_reservations: 16, max_buckets: 4_096, max_records: 1, ..EngineConfig::default() },
@@ -81,13 +85,15 @@ fn push(out: &mut String, session: &Session, outcome: &Outcome) {
     out.push_str(",\"result\":{\"action\":");
     match outcome {
         Outcome::Answer(answer) => {
-            let _ = write!(out, "\"answer\",\"status\":{},\"code\":\"{}\",\"body\":", answer.status, answer.code);
+            let _ =
+                write!(out, "\"answer\",\"status\":{},\"code\":\"{}\",\"body\":", answer.status, answer.code);
             push_json_string(out, &String::from_utf8_lossy(&answer.body));
         }
         Outcome::Forward(forward) => {
             out.push_str("\"forward\",\"pool\":");
             push_json_string(out, &forward.pool);
-            let _ = write!(out, ",\"capture\":{},\"body_rewritten\":{}", forward.capture, forward.body.is_some());
+            let _ =
+                write!(out, ",\"capture\":{},\"body_rewritten\":{}", forward.capture, forward.body.is_some());
         }
         Outcome::Stage(target) => {
             out.push_str("\"stage\",\"target\":");

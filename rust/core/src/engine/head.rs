@@ -140,7 +140,8 @@ impl Engine {
         session.cache_control = head.cache_control;
         session.record.route = route.name.clone();
         session.record.user = session.caller.user.clone();
-        session.record.feature = snapshot.features.get(feature as usize).map(|f| f.name.clone()).unwrap_or_default();
+        session.record.feature =
+            snapshot.features.get(feature as usize).map(|f| f.name.clone()).unwrap_or_default();
         if matches!(
             route.operation,
             Operation::ChatCompletions | Operation::TextCompletions | Operation::Embedding
@@ -180,20 +181,26 @@ impl Engine {
                 kserve.ok_or_else(|| Refusal::NoPool(route.name.to_string()))? as u32
             }
         };
-        let (Some(policy), Some(state)) = (live.snapshot.pools.get(at as usize), live.pools.get(at as usize)) else {
+        let (Some(policy), Some(state)) = (live.snapshot.pools.get(at as usize), live.pools.get(at as usize))
+        else {
             return Err(Refusal::Internal);
         };
-        let lease = pool::pick(&[(state, policy.max_concurrency)], 0, clock.now_ns()).map_err(|no| match no {
-            pool::NoPlace::Full => Refusal::PoolFull {
-                model: policy.name.to_string(),
-                status: super::place::full_status(route.when_full),
-            },
-            pool::NoPlace::Unhealthy => Refusal::NoPool(policy.name.to_string()),
-        })?;
+        let lease =
+            pool::pick(&[(state, policy.max_concurrency)], 0, clock.now_ns()).map_err(|no| match no {
+                pool::NoPlace::Full => Refusal::PoolFull {
+                    model: policy.name.to_string(),
+                    status: super::place::full_status(route.when_full),
+                },
+                pool::NoPlace::Unhealthy => Refusal::NoPool(policy.name.to_string()),
+            })?;
         session.record.pool = policy.name.clone();
         session.mark(Stage::Place, clock);
         session.note(Stage::Place, || format!("pool `{}`, named by the route", policy.name));
-        self.take_placed_limits(session, &super::take::Placed { model: None, pool: at, bound_tokens: 0 }, clock)?;
+        self.take_placed_limits(
+            session,
+            &super::take::Placed { model: None, pool: at, bound_tokens: 0 },
+            clock,
+        )?;
         self.forward(session, lease, super::place::Onward::default(), clock)
     }
 }

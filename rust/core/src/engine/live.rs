@@ -91,6 +91,11 @@ impl CacheRuntime {
         push_gauge(out, "forebay_cache_evictions", "answers evicted for room", stats.evictions);
         push_gauge(out, "forebay_cache_expired", "answers past their time", stats.expired);
         push_gauge(out, "forebay_cache_invalidated", "answers invalidated", stats.invalidated);
-        push_gauge(out, "forebay_capture_bytes", "bytes held by captures in flight", self.budget.held_bytes() as u64);
+        push_gauge(
+            out,
+            "forebay_capture_bytes",
+            "bytes held by captures in flight",
+            self.budget.held_bytes() as u64,
+        );
     }
 }

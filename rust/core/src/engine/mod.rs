@@ -198,20 +198,39 @@ impl Engine {
     pub fn metrics_text(&self, now_ns: u64) -> String {
         let mut out = String::with_capacity(16 << 10);
         self.metrics.render(&mut out);
-        push_gauge(&mut out, "forebay_open_reservations", "reservations that nothing ended yet", self.open.len() as u64);
+        push_gauge(
+            &mut out,
+            "forebay_open_reservations",
+            "reservations that nothing ended yet",
+            self.open.len() as u64,
+        );
         let (records, overwritten) = self.records.counts();
         push_gauge(&mut out, "forebay_records", "decision records made", records);
-        push_gauge(&mut out, "forebay_records_overwritten", "decision records overwritten unread", overwritten);
+        push_gauge(
+            &mut out,
+            "forebay_records_overwritten",
+            "decision records overwritten unread",
+            overwritten,
+        );
         let limits = self.limiter.stats();
         push_gauge(&mut out, "forebay_limit_buckets", "limit buckets held", limits.buckets as u64);
-        push_gauge(&mut out, "forebay_limit_overflowed", "claims charged to a shared bucket", limits.overflowed);
+        push_gauge(
+            &mut out,
+            "forebay_limit_overflowed",
+            "claims charged to a shared bucket",
+            limits.overflowed,
+        );
         let live = self.live.load();
         if let Some(cache) = &live.cache {
             cache.render(&mut out);
         }
         let pools = self.pools.view(now_ns);
         for (name, help, value) in [
-            ("forebay_pool_requests", "requests in flight at a pool", (|p| u64::from(p.requests)) as fn(&PoolView) -> u64),
+            (
+                "forebay_pool_requests",
+                "requests in flight at a pool",
+                (|p| u64::from(p.requests)) as fn(&PoolView) -> u64,
+            ),
             ("forebay_pool_reserved_tokens", "tokens reserved in flight at a pool", |p| p.tokens),
             ("forebay_pool_routable", "1: Envoy has the pool", |p| u64::from(p.routable)),
             ("forebay_pool_healthy", "1: the pool is healthy", |p| u64::from(p.healthy)),

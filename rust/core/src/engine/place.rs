@@ -47,7 +47,9 @@ impl Engine {
         let live = session.live.clone();
         let mut candidates = Vec::with_capacity(model.pools.len());
         for &at in &model.pools {
-            if let (Some(state), Some(policy)) = (live.pools.get(at as usize), live.snapshot.pools.get(at as usize)) {
+            if let (Some(state), Some(policy)) =
+                (live.pools.get(at as usize), live.snapshot.pools.get(at as usize))
+            {
                 if policy.protocol == Protocol::Openai {
                     candidates.push((state, policy.max_concurrency));
                 }
@@ -63,7 +65,11 @@ impl Engine {
                 }
                 let at = live.snapshot.pool_named(lease.pool().name()).unwrap_or_default();
                 session.note(Stage::Place, || {
-                    format!("pool `{}`: the least loaded of {} candidates", lease.pool().name(), candidates.len())
+                    format!(
+                        "pool `{}`: the least loaded of {} candidates",
+                        lease.pool().name(),
+                        candidates.len()
+                    )
                 });
                 Ok((lease, at))
             }
@@ -160,7 +166,8 @@ impl Engine {
             (Kind::Requests, "limit_requests", "remaining_requests"),
             (Kind::Tokens, "limit_tokens", "remaining_tokens"),
         ] {
-            let tightest = session.taken.held().charges().filter(|c| c.kind == kind).min_by_key(|c| c.remaining);
+            let tightest =
+                session.taken.held().charges().filter(|c| c.kind == kind).min_by_key(|c| c.remaining);
             if let Some(charge) = tightest {
                 let limit = snapshot.limits.get(charge.limit.0 as usize).map_or(0, |l| l.capacity);
                 out.push((limit_name, MetaValue::Number(limit)));

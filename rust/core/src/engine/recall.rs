@@ -38,7 +38,9 @@ pub(super) enum Recall {
     /// Ask upstream; keep the answer if there is a fill
     Ask(Option<Fill>),
     /// Wait for the equal request in flight, until this time
-    Follow { until_ns: u64 },
+    Follow {
+        until_ns: u64,
+    },
 }
 
 // === impl Fill ===
@@ -111,7 +113,9 @@ impl Engine {
             session.aboard = None;
             session.followed = Some(Outcome::GoAlone);
         }
-        if let Some(Outcome::Answered(entry)) = session.followed.take_if(|f| matches!(f, Outcome::Answered(_))) {
+        if let Some(Outcome::Answered(entry)) =
+            session.followed.take_if(|f| matches!(f, Outcome::Answered(_)))
+        {
             session.aboard = None;
             if let Some(answer) = self.serve_entry(session, asked, &key, &entry, CacheState::Follow, clock) {
                 return Recall::Answer(answer);
@@ -218,8 +222,10 @@ impl Engine {
         self.metrics.counters.saved_tokens.fetch_add(tokens, Relaxed);
         let model = snapshot.model_named(&entry.model).and_then(|m| snapshot.models.get(m as usize));
         if let Some(prices) = model.and_then(|m| m.prices.as_ref()) {
-            let prompt = u128::from(usage.prompt_tokens) * u128::from(prices.prompt_nanousd_per_million_tokens);
-            let output = u128::from(usage.completion_tokens) * u128::from(prices.output_nanousd_per_million_tokens);
+            let prompt =
+                u128::from(usage.prompt_tokens) * u128::from(prices.prompt_nanousd_per_million_tokens);
+            let output =
+                u128::from(usage.completion_tokens) * u128::from(prices.output_nanousd_per_million_tokens);
             let saved = u64::try_from((prompt + output) / 1_000_000).unwrap_or(u64::MAX);
             self.metrics.counters.saved_nanousd.fetch_add(saved, Relaxed);
         }

@@ -97,7 +97,8 @@ impl Session {
     pub(super) fn mark(&mut self, stage: Stage, clock: &impl Clock) {
         let now = clock.now_ns();
         let spent = u32::try_from(now.saturating_sub(self.last_ns)).unwrap_or(u32::MAX);
-        self.record.stage_ns[stage as usize] = self.record.stage_ns[stage as usize].saturating_add(spent.max(1));
+        self.record.stage_ns[stage as usize] =
+            self.record.stage_ns[stage as usize].saturating_add(spent.max(1));
         self.last_ns = now;
         self.taken.now_ns = now;
         if let Some(aboard) = &mut self.aboard {
@@ -116,7 +117,6 @@ impl Session {
             trace.push((stage, line()));
         }
     }
-
 
     pub(super) fn key(&self) -> Option<&KeyRecord> {
         self.live.snapshot.key(self.caller.key)

@@ -23,7 +23,11 @@ pub(super) struct Placed {
 
 impl Engine {
     /// Takes request and concurrency limits that depend on the caller alone. Once for a request.
-    pub(super) fn take_caller_limits(&self, session: &mut Session, clock: &impl Clock) -> Result<(), Refusal> {
+    pub(super) fn take_caller_limits(
+        &self,
+        session: &mut Session,
+        clock: &impl Clock,
+    ) -> Result<(), Refusal> {
         if session.limited {
             return Ok(());
         }
@@ -97,7 +101,12 @@ impl Engine {
         }
     }
 
-    fn scope_value(&self, session: &Session, limit: &LimitSpec, placed: Option<&Placed>) -> Option<ScopeValue> {
+    fn scope_value(
+        &self,
+        session: &Session,
+        limit: &LimitSpec,
+        placed: Option<&Placed>,
+    ) -> Option<ScopeValue> {
         let key = &self.scope_key;
         let record = &session.record;
         let snapshot = &session.live.snapshot;
@@ -109,7 +118,9 @@ impl Engine {
             Scope::User => some(&record.user).and_then(within),
             Scope::Tenant => within(&record.tenant),
             Scope::Feature => some(&record.feature).and_then(within),
-            Scope::Tier => session.key().and_then(|k| some(&k.tier)).and_then(|t| shared(SharedScope::Tier, t)),
+            Scope::Tier => {
+                session.key().and_then(|k| some(&k.tier)).and_then(|t| shared(SharedScope::Tier, t))
+            }
             Scope::Model => {
                 let model = placed.and_then(|p| p.model).and_then(|m| snapshot.models.get(m as usize))?;
                 shared(SharedScope::Model, &model.name)

@@ -35,7 +35,10 @@ impl LimitMatch {
     /// Whether the caller is one that the limit counts.
     pub fn caller(&self, tenant: &str, tier: &str, key: &str, feature: &str) -> bool {
         let has = |list: &[Arc<str>], name: &str| list.is_empty() || list.iter().any(|n| &**n == name);
-        has(&self.tenants, tenant) && has(&self.tiers, tier) && has(&self.keys, key) && has(&self.features, feature)
+        has(&self.tenants, tenant)
+            && has(&self.tiers, tier)
+            && has(&self.keys, key)
+            && has(&self.features, feature)
     }
 
     /// Whether the limit counts only some models, and so waits until the model is known.

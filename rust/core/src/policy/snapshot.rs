@@ -205,7 +205,8 @@ impl Snapshot {
         let envoy = policy.envoy.unwrap_or_default();
         let pools: Vec<PoolPolicy> = policy.pools.iter().map(PoolPolicy::new).collect();
         let pool_index = index(pools.iter().map(|p| p.name.clone()));
-        let models: Vec<ModelPolicy> = policy.models.iter().map(|m| ModelPolicy::new(m, &pool_index)).collect();
+        let models: Vec<ModelPolicy> =
+            policy.models.iter().map(|m| ModelPolicy::new(m, &pool_index)).collect();
         let mut model_index = index(models.iter().map(|m| m.name.clone()));
         for (i, model) in policy.models.iter().enumerate() {
             for alias in &model.aliases {
@@ -223,8 +224,11 @@ impl Snapshot {
             .collect();
         let tenant_index = index(tenants.iter().map(|t| t.name.clone()));
         let cache_ttl_ns = or(policy.cache.as_ref().map_or(0, |c| c.ttl_ms), 3_600_000) * MS;
-        let mut features: Vec<FeaturePolicy> =
-            policy.features.iter().map(|f| FeaturePolicy::new(f, cache_ttl_ns, policy.cache.is_some())).collect();
+        let mut features: Vec<FeaturePolicy> = policy
+            .features
+            .iter()
+            .map(|f| FeaturePolicy::new(f, cache_ttl_ns, policy.cache.is_some()))
+            .collect();
         let feature_index = index(features.iter().map(|f| f.name.clone()));
         // The last one stands for requests without a feature.
         features.push(FeaturePolicy::new(&pb::Feature::default(), cache_ttl_ns, policy.cache.is_some()));
@@ -269,7 +273,8 @@ impl Snapshot {
     }
 
     fn add_key(&mut self, key: &pb::Key, tenants: &HashMap<Arc<str>, u32, ahash::RandomState>) {
-        let (Some(&tenant), Some(digest)) = (tenants.get(key.tenant.as_str()), digest_from_hex(&key.sha256)) else {
+        let (Some(&tenant), Some(digest)) = (tenants.get(key.tenant.as_str()), digest_from_hex(&key.sha256))
+        else {
             return;
         };
         let Some(owner) = self.tenants.get(tenant as usize) else { return };
@@ -278,8 +283,9 @@ impl Snapshot {
         } else {
             Permitted::of(&key.models, &self.models, &self.model_index).and(&owner.models)
         };
-        let features = (!key.features.is_empty())
-            .then(|| key.features.iter().filter_map(|f| self.feature_index.get(f.as_str()).copied()).collect());
+        let features = (!key.features.is_empty()).then(|| {
+            key.features.iter().filter_map(|f| self.feature_index.get(f.as_str()).copied()).collect()
+        });
         let at = self.keys.len() as u32;
         let record = KeyRecord {
             id: Arc::from(key.id.as_str()),
@@ -360,7 +366,8 @@ impl Timing {
             message_timeout_ns: or(gateway.message_timeout_ms, 1_000) * MS,
             max_message_timeout_ns: or(gateway.max_message_timeout_ms, 60_000) * MS,
             // Later than the longest stream, the log's flush and the longest hold before it.
-            reservation_ns: (stream_ms + or(gateway.max_message_timeout_ms, 60_000) + 2 * flush_ms + 5_000) * MS,
+            reservation_ns: (stream_ms + or(gateway.max_message_timeout_ms, 60_000) + 2 * flush_ms + 5_000)
+                * MS,
             log_wait_ns: (2 * flush_ms + 5_000) * MS,
             max_body_bytes: or(gateway.max_body_bytes, 32 << 20),
             max_json_depth: or(u64::from(gateway.max_json_depth), 64) as usize,
@@ -399,9 +406,13 @@ impl Capabilities {
 impl ModelPolicy {
     fn new(model: &pb::Model, pools: &HashMap<Arc<str>, u32, ahash::RandomState>) -> Self {
         let name: Arc<str> = Arc::from(model.name.as_str());
-        let tokenizer = if model.tokenizer.is_empty() { "estimate:generic" } else { model.tokenizer.as_str() };
-        let upstream_name =
-            if model.upstream_name.is_empty() { name.clone() } else { Arc::from(model.upstream_name.as_str()) };
+        let tokenizer =
+            if model.tokenizer.is_empty() { "estimate:generic" } else { model.tokenizer.as_str() };
+        let upstream_name = if model.upstream_name.is_empty() {
+            name.clone()
+        } else {
+            Arc::from(model.upstream_name.as_str())
+        };
         Self {
             upstream_name,
             name,
@@ -433,7 +444,11 @@ fn image_rule(rule: Option<&pb::ImageTokens>) -> ImageRule {
 // === impl Permitted ===
 
 impl Permitted {
-    fn of(list: &[String], models: &[ModelPolicy], names: &HashMap<Arc<str>, u32, ahash::RandomState>) -> Self {
+    fn of(
+        list: &[String],
+        models: &[ModelPolicy],
+        names: &HashMap<Arc<str>, u32, ahash::RandomState>,
+    ) -> Self {
         let mut bits = vec![0u64; models.len().div_ceil(64)];
         let mut set = |i: usize| {
             if let Some(word) = bits.get_mut(i / 64) {
@@ -444,7 +459,11 @@ impl Permitted {
             if item == "*" {
                 (0..models.len()).for_each(&mut set);
             } else if let Some(tag) = item.strip_prefix("tag:") {
-                models.iter().enumerate().filter(|(_, m)| m.tags.iter().any(|t| &**t == tag)).for_each(|(i, _)| set(i));
+                models
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, m)| m.tags.iter().any(|t| &**t == tag))
+                    .for_each(|(i, _)| set(i));
             } else if let Some(&i) = names.get(item.as_str()) {
                 set(i as usize);
             }
@@ -533,10 +552,18 @@ mod tests {
     #[test]
     fn a_limit_that_cannot_be_kept_refuses_the_policy() {
         // Validation says so before; this is the second lock on the door.
-        let limit = pb::Limit { name: "rpm".into(), unit: pb::limit::Unit::Requests as i32, amount: 1, ..pb::Limit::default() };
+        let limit = pb::Limit {
+            name: "rpm".into(),
+            unit: pb::limit::Unit::Requests as i32,
+            amount: 1,
+            ..pb::Limit::default()
+        };
         let policy = pb::Policy { limits: vec![limit], ..pb::Policy::default() };
         let finding = Snapshot::build(policy, b"").unwrap_err();
-        assert_eq!((finding.slug, &*finding.path, finding.severity), ("limit_no_window", "limits[0]", Severity::Error));
+        assert_eq!(
+            (finding.slug, &*finding.path, finding.severity),
+            ("limit_no_window", "limits[0]", Severity::Error)
+        );
     }
 
     #[test]
@@ -551,14 +578,19 @@ mod tests {
 
     #[test]
     fn defaults_are_those_that_the_message_tells() {
-        let snapshot = Snapshot::build(pb::Policy { cache: Some(pb::Cache::default()), ..pb::Policy::default() }, b"").unwrap();
+        let snapshot =
+            Snapshot::build(pb::Policy { cache: Some(pb::Cache::default()), ..pb::Policy::default() }, b"")
+                .unwrap();
         assert_eq!(snapshot.timing.message_timeout_ns, 1_000 * MS);
         assert_eq!(snapshot.timing.max_body_bytes, 32 << 20);
         assert_eq!(snapshot.timing.max_json_depth, 64);
         assert!(snapshot.timing.reservation_ns > (600_000 + 60_000) * MS);
         assert_eq!((snapshot.sizes.max_reservations, snapshot.sizes.max_buckets), (262_144, 1_048_576));
         let cache = snapshot.cache.as_ref().unwrap();
-        assert_eq!((cache.max_bytes, cache.max_entry_bytes, cache.follow_ns), (64 << 20, 1 << 20, 30_000 * MS));
+        assert_eq!(
+            (cache.max_bytes, cache.max_entry_bytes, cache.follow_ns),
+            (64 << 20, 1 << 20, 30_000 * MS)
+        );
         let none = &snapshot.features[snapshot.no_feature() as usize];
         assert!(none.cached && !none.per_user && !none.sampled && none.ttl_ns == 3_600_000 * MS);
     }

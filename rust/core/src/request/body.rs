@@ -132,7 +132,10 @@ impl<'a> Asked<'a> {
             (None, None) => None,
             // Servers differ in which of the two they follow: only one of them can be a bound.
             (Some(_), Some(_)) => {
-                return Err(field("max_tokens", "send `max_completion_tokens` or `max_tokens`, not both".into()));
+                return Err(field(
+                    "max_tokens",
+                    "send `max_completion_tokens` or `max_tokens`, not both".into(),
+                ));
             }
         };
         Ok(())
@@ -152,7 +155,10 @@ impl<'a> Asked<'a> {
         self.prompts = prompts;
         self.choices = n.max(best_of).saturating_mul(prompts);
         if self.choices > MAX_CHOICES {
-            return Err(field("n", format!("`n` times the prompts is {}; at most {MAX_CHOICES}", self.choices)));
+            return Err(field(
+                "n",
+                format!("`n` times the prompts is {}; at most {MAX_CHOICES}", self.choices),
+            ));
         }
         self.output_cap = integer(&self.document, "max_tokens", 1, u64::from(u32::MAX))?
             .map(|tokens| OutputCap { field: "max_tokens", tokens });
@@ -215,7 +221,10 @@ fn prompts(items: &[Json<'_>], name: &str) -> Result<u64, Refusal> {
     if same(|i| matches!(i, Json::String(_))) || same(|i| i.as_array().is_some()) {
         return Ok(items.len() as u64);
     }
-    Err(field(name, format!("`{name}` must hold only strings, only token numbers, or only arrays of token numbers")))
+    Err(field(
+        name,
+        format!("`{name}` must hold only strings, only token numbers, or only arrays of token numbers"),
+    ))
 }
 
 fn boolean(document: &Document<'_>, name: &'static str) -> Result<bool, Refusal> {
@@ -226,12 +235,20 @@ fn boolean(document: &Document<'_>, name: &'static str) -> Result<bool, Refusal>
     }
 }
 
-fn integer(document: &Document<'_>, name: &'static str, least: u64, most: u64) -> Result<Option<u64>, Refusal> {
+fn integer(
+    document: &Document<'_>,
+    name: &'static str,
+    least: u64,
+    most: u64,
+) -> Result<Option<u64>, Refusal> {
     match document.get(name) {
         None => Ok(None),
         Some(Json::Number(text)) => match text.parse::<u64>() {
             Ok(value) if (least..=most).contains(&value) => Ok(Some(value)),
-            _ => Err(field(name, format!("`{name}` is {text}; it must be a whole number from {least} to {most}"))),
+            _ => Err(field(
+                name,
+                format!("`{name}` is {text}; it must be a whole number from {least} to {most}"),
+            )),
         },
         Some(other) => Err(wrong_type(name, "a whole number", other)),
     }
@@ -275,7 +292,14 @@ mod tests {
             "stream_options":{"include_usage":true},"store":true}"#,
         )
         .unwrap();
-        assert!(asked.vision && asked.tools && asked.json && asked.stream && asked.include_usage && asked.stateful);
+        assert!(
+            asked.vision
+                && asked.tools
+                && asked.json
+                && asked.stream
+                && asked.include_usage
+                && asked.stateful
+        );
         assert!(!asked.sampled);
         assert_eq!(asked.choices, 3);
         assert_eq!(asked.output_cap, Some(OutputCap { field: "max_tokens", tokens: 7 }));
@@ -301,16 +325,21 @@ mod tests {
     fn completions_multiply_prompts() {
         let body = br#"{"model":"m","prompt":["a","b",  "c"],"n":2,"best_of":4}"#;
         let asked =
-            Asked::read(Document::parse(body, Bounds::default()).unwrap(), Operation::TextCompletions).unwrap();
+            Asked::read(Document::parse(body, Bounds::default()).unwrap(), Operation::TextCompletions)
+                .unwrap();
         assert_eq!((asked.choices, asked.prompts), (12, 3));
         let body = br#"{"model":"m","prompt":["a",1]}"#;
-        assert!(Asked::read(Document::parse(body, Bounds::default()).unwrap(), Operation::TextCompletions).is_err());
+        assert!(
+            Asked::read(Document::parse(body, Bounds::default()).unwrap(), Operation::TextCompletions)
+                .is_err()
+        );
     }
 
     #[test]
     fn embeddings_have_no_output() {
         let body = br#"{"model":"m","input":[1,2,3]}"#;
-        let asked = Asked::read(Document::parse(body, Bounds::default()).unwrap(), Operation::Embedding).unwrap();
+        let asked =
+            Asked::read(Document::parse(body, Bounds::default()).unwrap(), Operation::Embedding).unwrap();
         assert_eq!((asked.choices, asked.prompts, asked.sampled), (0, 1, false));
     }
 }

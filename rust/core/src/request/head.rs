@@ -50,7 +50,10 @@ pub struct CacheControl {
 
 impl<'a> Head<'a> {
     /// Reads headers in the order they came; names are lower case, as HTTP/2 and Envoy send them.
-    pub fn read(headers: impl Iterator<Item = (&'a str, &'a [u8])>, end_stream: bool) -> Result<Self, Refusal> {
+    pub fn read(
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        end_stream: bool,
+    ) -> Result<Self, Refusal> {
         let mut head = Head { end_stream, ..Head::default() };
         let (mut bearer, mut x_api_key, mut api_key) = (None, None, None);
         for (name, value) in headers {
@@ -64,7 +67,8 @@ impl<'a> Head<'a> {
                 "content-type" => head.content_type = text(),
                 "content-encoding" => head.content_encoding = text(),
                 "content-length" => {
-                    head.content_length = Some(text().parse().map_err(|_| Refusal::BadHeader("content-length"))?);
+                    head.content_length =
+                        Some(text().parse().map_err(|_| Refusal::BadHeader("content-length"))?);
                 }
                 names::FEATURE => head.feature = named(text(), names::FEATURE)?,
                 names::USER => head.user = named(text(), names::USER)?,

@@ -10,9 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
-use envoy_types::pb::envoy::service::ext_proc::v3::{
-    HttpHeaders, ProcessingRequest, ProcessingResponse, processing_request,
-};
 use forebay_core::engine::{Answer, BodyStep, Clock, FollowOutcome, HeadStep, Session, Waiter};
 use forebay_core::refusal::Refusal;
 use forebay_core::request::Head;
@@ -20,7 +17,9 @@ use tokio::sync::oneshot;
 use tonic::{Status, Streaming};
 
 use super::frames::{self, Phase};
+use super::messages::{Headers, Message, Part};
 use super::service::Runtime;
+use super::wire::ProcessingResponse;
 use crate::stage::StagePending;
 
 /// Added to an announced hold, so that we end it and not Envoy.
@@ -32,7 +31,7 @@ const LONG_BODY_BYTES: usize = 64 << 10;
 /// One request's stream.
 pub struct DecideStream {
     runtime: Arc<Runtime>,
-    inbound: Streaming<ProcessingRequest>,
+    inbound: Streaming<Bytes>,
     state: State,
     ready: VecDeque<ProcessingResponse>,
     body: Bytes,
@@ -62,10 +61,19 @@ enum State {
 // === impl DecideStream ===
 
 impl DecideStream {
-    pub fn new(runtime: Arc<Runtime>, inbound: Streaming<ProcessingRequest>) -> Self {
+    pub fn new(runtime: Arc<Runtime>, inbound: Streaming<Bytes>) -> Self {
         runtime.engine.metrics().counters.decide_streams.fetch_add(1, Relaxed);
         let (ready, body) = (VecDeque::new(), Bytes::new());
-        Self { runtime, inbound, state: State::Start, ready, body, is_grpc: false, held: false, settled: false }
+        Self {
+            runtime,
+            inbound,
+            state: State::Start,
+            ready,
+            body,
+            is_grpc: false,
+            held: false,
+            settled: false,
+        }
     }
 
     /// The next message for Envoy. `None`: a clean end, which is only said after an answer.
@@ -94,7 +102,7 @@ impl DecideStream {
             }
             match self.inbound.message().await {
                 Ok(Some(message)) => {
-                    if let Err(status) = self.take(message) {
+                    if let Err(status) = self.take(&message) {
                         // A forwarded request's stream is over: its slot is free.
                         let _ = self.ended();
                         self.settled = true;
@@ -118,22 +126,22 @@ impl DecideStream {
         }
     }
 
-    fn take(&mut self, message: ProcessingRequest) -> Result<(), Status> {
-        use processing_request::Request;
+    fn take(&mut self, message: &Bytes) -> Result<(), Status> {
+        let Message { part, body_mode, .. } =
+            Message::read(message).inspect_err(|_| self.count_protocol_error())?;
         let state = std::mem::replace(&mut self.state, State::Over);
-        match (state, message.request) {
-            (State::Start, Some(Request::RequestHeaders(headers))) => {
+        match (state, part) {
+            (State::Start, Some(Part::RequestHeaders(headers))) => {
                 self.head(&headers);
-                let mode = message.protocol_config.map_or(0, |c| c.request_body_mode);
-                self.check_mode(mode);
+                self.check_mode(body_mode);
                 Ok(())
             }
-            (State::Body(session), Some(Request::RequestBody(body))) if body.end_of_stream => {
-                self.body = Bytes::from(body.body);
+            (State::Body(session), Some(Part::RequestBody(body))) if body.end_of_stream => {
+                self.body = message.slice_ref(body.bytes);
                 self.state = State::Deciding(session);
                 Ok(())
             }
-            (State::Body(session), Some(Request::RequestBody(_))) => {
+            (State::Body(session), Some(Part::RequestBody(_))) => {
                 // Not the whole body: Envoy ignored our override.
                 self.runtime.report.say("wrong_body_mode", "Envoy sent a part of a body where BUFFERED was asked for; allow_mode_override must be true");
                 self.answer(Answer::refusal(session.id(), &Refusal::Internal));
@@ -145,10 +153,14 @@ impl DecideStream {
             }
             (_, Some(other)) => self.unexpected(&other),
             (_, None) => {
-                self.runtime.engine.metrics().counters.protocol_errors.fetch_add(1, Relaxed);
+                self.count_protocol_error();
                 Err(Status::invalid_argument("a message without a request"))
             }
         }
+    }
+
+    fn count_protocol_error(&self) {
+        self.runtime.engine.metrics().counters.protocol_errors.fetch_add(1, Relaxed);
     }
 
     /// Whoever configures another body mode lets parts of a body through before the decision on the whole.
@@ -168,30 +180,32 @@ impl DecideStream {
     }
 
     /// A message that decide's processing mode never asks for. It cannot be answered, so the stream fails.
-    fn unexpected(&mut self, request: &processing_request::Request) -> Result<(), Status> {
-        use processing_request::Request;
-        let counters = &self.runtime.engine.metrics().counters;
-        counters.protocol_errors.fetch_add(1, Relaxed);
-        let name = match request {
-            Request::RequestHeaders(_) => "request headers",
-            Request::ResponseHeaders(_) => "response headers",
-            Request::RequestBody(_) => "a request body",
-            Request::ResponseBody(_) => {
-                counters.response_body_messages.fetch_add(1, Relaxed);
+    fn unexpected(&mut self, part: &Part<'_>) -> Result<(), Status> {
+        self.count_protocol_error();
+        let name = match part {
+            Part::RequestHeaders(_) => "request headers",
+            Part::ResponseHeaders(_) => "response headers",
+            Part::RequestBody(_) => "a request body",
+            Part::ResponseBody(_) => {
+                self.runtime.engine.metrics().counters.response_body_messages.fetch_add(1, Relaxed);
                 "a response body"
             }
-            Request::RequestTrailers(_) => "request trailers",
-            Request::ResponseTrailers(_) => "response trailers",
+            Part::RequestTrailers => "request trailers",
+            Part::ResponseTrailers => "response trailers",
         };
-        self.runtime.report.say("unexpected_message", &format!("decide got {name} where its processing mode has none"));
-        Err(Status::failed_precondition(format!("decide does not take {name} here; check the processing mode")))
+        self.runtime
+            .report
+            .say("unexpected_message", &format!("decide got {name} where its processing mode has none"));
+        Err(Status::failed_precondition(format!(
+            "decide does not take {name} here; check the processing mode"
+        )))
     }
 
-    fn head(&mut self, headers: &HttpHeaders) {
+    fn head(&mut self, headers: &Headers<'_>) {
         let id = self.runtime.fresh_id();
         let runtime = self.runtime.clone();
         let step = caught(&runtime, || {
-            let head = Head::read(pairs(headers), headers.end_of_stream);
+            let head = Head::read(headers.pairs.iter().copied(), headers.end_of_stream);
             let is_grpc = head.as_ref().is_ok_and(Head::is_grpc);
             (is_grpc, runtime.engine.head(head, id, &runtime.clock))
         });
@@ -332,20 +346,12 @@ fn caught<T>(runtime: &Runtime, decide: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-/// The headers as names and bytes, wherever Envoy put the value.
-pub(super) fn pairs(headers: &HttpHeaders) -> impl Iterator<Item = (&str, &[u8])> {
-    headers.headers.iter().flat_map(|map| &map.headers).map(|h| {
-        let value = if h.raw_value.is_empty() { h.value.as_bytes() } else { &h.raw_value[..] };
-        (h.key.as_str(), value)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
-    use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
     use forebay_core::engine::{Engine, EngineConfig};
 
+    use super::super::wire::Response;
     use super::*;
     use crate::clock::SystemClock;
     use crate::report::Report;
@@ -354,7 +360,10 @@ mod tests {
     #[test]
     fn a_panic_is_counted_and_becomes_an_answer() {
         let runtime = Runtime {
-            engine: Arc::new(Engine::new(EngineConfig::default(), forebay_core::policy::compile(b"").unwrap())),
+            engine: Arc::new(Engine::new(
+                EngineConfig::default(),
+                forebay_core::policy::compile(b"").unwrap(),
+            )),
             clock: SystemClock::default(),
             stages: Arc::new(Stages::default()),
             report: Report::default(),
@@ -364,7 +373,7 @@ mod tests {
         assert_eq!(runtime.engine.metrics().counters.panics.load(Relaxed), 1);
         // What both callers say then.
         let answer = frames::answer(Answer::refusal(1, &Refusal::Internal), false);
-        let Some(Response::ImmediateResponse(answer)) = answer.response else { panic!("no answer") };
+        let Some(Response::Immediate(answer)) = answer.response else { panic!("no answer") };
         assert_eq!(answer.status.unwrap().code, 500);
         assert!(String::from_utf8_lossy(&answer.body).contains("internal_error"));
     }

@@ -5,7 +5,9 @@
 mod capture;
 mod decide;
 mod frames;
+mod messages;
 mod service;
+mod wire;
 
-pub use capture::reservation_id;
+pub use messages::reservation_id;
 pub use service::{ExtProc, Runtime};

@@ -2,20 +2,25 @@
 //! Must not know: what is decided.
 //! On failure: closed; a stream for an unknown filter is refused with an error.
 
+use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessor;
-use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
+use bytes::Bytes;
 use forebay_core::engine::{Engine, Session};
 use forebay_core::names;
 use tokio_stream::Stream;
+use tonic::body::Body;
+use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::capture;
+use super::capture::Copied;
 use super::decide::DecideStream;
+use super::messages::hex_id;
+use super::wire::ProcessingResponse;
 use crate::clock::SystemClock;
+use crate::codec::BytesIn;
 use crate::report::Report;
 use crate::stage::Stages;
 
@@ -35,6 +40,7 @@ pub struct Runtime {
 #[derive(Clone)]
 pub struct ExtProc {
     runtime: Arc<Runtime>,
+    max_message_bytes: usize,
 }
 
 // === impl Runtime ===
@@ -59,36 +65,59 @@ impl Runtime {
 // === impl ExtProc ===
 
 impl ExtProc {
-    /// The service over a runtime.
-    pub fn new(runtime: Arc<Runtime>) -> Self {
-        Self { runtime }
+    /// The service over a runtime, which takes messages up to a size.
+    pub fn new(runtime: Arc<Runtime>, max_message_bytes: usize) -> Self {
+        Self { runtime, max_message_bytes }
+    }
+
+    /// One stream of either filter.
+    pub async fn process(self, request: http::Request<Body>) -> http::Response<Body> {
+        let mut grpc = Grpc::new(BytesIn::<ProcessingResponse>::default())
+            .max_decoding_message_size(self.max_message_bytes)
+            .max_encoding_message_size(usize::MAX);
+        grpc.streaming(Process { runtime: self.runtime }, request).await
     }
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<ProcessingResponse, Status>> + Send>>;
 
-#[tonic::async_trait]
-impl ExternalProcessor for ExtProc {
-    type ProcessStream = Answers;
+/// One stream of either filter.
+struct Process {
+    runtime: Arc<Runtime>,
+}
 
-    async fn process(
-        &self,
-        request: Request<Streaming<ProcessingRequest>>,
-    ) -> Result<Response<Self::ProcessStream>, Status> {
-        let filter = request.metadata().get(names::FILTER).map(|v| v.as_bytes().to_vec());
+// === impl Process ===
+
+impl StreamingService<Bytes> for Process {
+    type Response = ProcessingResponse;
+    type ResponseStream = Answers;
+    type Future = Ready<Result<Response<Answers>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+        ready(self.stream(request))
+    }
+}
+
+impl Process {
+    fn stream(&self, request: Request<Streaming<Bytes>>) -> Result<Response<Answers>, Status> {
         let runtime = self.runtime.clone();
-        match filter.as_deref() {
+        let (metadata, _, inbound) = request.into_parts();
+        match metadata.get(names::FILTER).map(|value| value.as_bytes()) {
             Some(b"decide") => {
-                let stream = DecideStream::new(runtime, request.into_inner());
+                let stream = DecideStream::new(runtime, inbound);
                 Ok(Response::new(Box::pin(answers(stream))))
             }
             Some(b"capture") => {
-                let inbound = request.into_inner();
-                Ok(Response::new(Box::pin(silent(capture::run(runtime, inbound)))))
+                // Here and not at the first message, so that the access log does not end the request before.
+                let id = metadata.get(names::ID).and_then(|value| hex_id(value.as_bytes()));
+                let copy = Copied::begin(runtime, id);
+                Ok(Response::new(Box::pin(silent(copy.run(inbound)))))
             }
             other => {
                 let name = other.map(|o| String::from_utf8_lossy(o).into_owned()).unwrap_or_default();
-                runtime.report.say("unknown_filter", "a stream came without `x-forebay-filter: decide` or `capture`");
+                runtime
+                    .report
+                    .say("unknown_filter", "a stream came without `x-forebay-filter: decide` or `capture`");
                 Err(Status::invalid_argument(format!(
                     "`{}` is `{name}`; the filter's initial metadata must say `decide` or `capture`",
                     names::FILTER
@@ -107,7 +136,9 @@ fn answers(stream: DecideStream) -> impl Stream<Item = Result<ProcessingResponse
 }
 
 /// Runs to the end without saying anything.
-fn silent(run: impl Future<Output = ()> + Send) -> impl Stream<Item = Result<ProcessingResponse, Status>> + Send {
+fn silent(
+    run: impl Future<Output = ()> + Send,
+) -> impl Stream<Item = Result<ProcessingResponse, Status>> + Send {
     futures_util::stream::unfold(Some(run), |run| async move {
         run?.await;
         None::<(Result<ProcessingResponse, Status>, Option<_>)>

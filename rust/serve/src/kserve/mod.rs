@@ -3,7 +3,6 @@
 //! On failure: closed; a request without a decision's mark is refused before its tensors are read.
 
 mod admission;
-mod codec;
 mod deadline;
 mod deliver;
 mod failure;

@@ -17,12 +17,12 @@ use tonic::server::{Grpc, NamedService};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use super::codec::BytesCodec;
 use super::deadline::time_left;
 use super::infer::Asked;
 use super::method::{self, Treatment};
 use super::pb::{ModelInferRequest, ModelInferResponse};
 use super::{Admission, BatchEnd, BatchQueue, Failure, forward, infer};
+use crate::codec::BytesCodec;
 
 /// Carries the reservation's id; set by the decision alone.
 const ID_HEADER: &str = "x-forebay-internal-id";
