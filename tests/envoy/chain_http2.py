@@ -57,6 +57,11 @@ class Http2Client:
         parts = [e.data for e in self.events if isinstance(e, h2.events.DataReceived) and e.stream_id == stream]
         return int(dict(status.headers or [])[":status"]), b"".join(part or b"" for part in parts)
 
+    def header(self, stream: int, name: str) -> str:
+        """A header of the answer, once it has begun."""
+        begun = next(e for e in self.events if isinstance(e, h2.events.ResponseReceived) and e.stream_id == stream)
+        return str(dict(begun.headers or [])[name])
+
     def until(self, stream: int, kind: type[h2.events.Event]) -> None:
         """Read until an event of this kind has come for the stream."""
         end = time.monotonic() + DEADLINE_S

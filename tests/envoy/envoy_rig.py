@@ -121,7 +121,7 @@ class ScriptedGateway(external_processor_pb2_grpc.ExternalProcessorServicer, als
         self.over.set()
         self._server.stop(None).wait()
 
-    def StreamAccessLogs(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802, ARG002 - gRPC's names
+    def StreamAccessLogs(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802 - gRPC's names
         for message in request_iterator:
             self.entries += message.http_logs.log_entry
         return als_pb2.StreamAccessLogsResponse()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
-from chain import Chain
+from chain import NOTHING, Chain
 from chain_http2 import http2
 from envoy_rig import until
 from test_http2_resets import body_of
@@ -146,3 +148,53 @@ def test_a_revalidation_does_not_follow(chain: Chain) -> None:
     fresh = {"extra_headers": {"cache-control": "no-cache"}}
     *results, _ = chain.at_once([lambda: chain.chat(text), lambda: chain.chat(text, **fresh), opener])
     assert words(results) == ["miss", "miss"]
+
+
+def test_a_follower_waits_longer_than_envoys_own_timeout(sites: Callable[..., Chain]) -> None:
+    """The hold is announced, so Envoy waits: without that it would answer 504 after a tenth of a second."""
+
+    def impatient(policy: dict[str, Any]) -> None:
+        policy["gateway"]["message_timeout_ms"] = 100
+        policy["routes"] = [route for route in policy["routes"] if "resolve" not in route]
+
+    chain = sites(impatient)
+    text = "a follower waits"
+    gate = chain.small.gate(text)
+
+    def opener() -> None:
+        following(chain, 2, 0)
+        begun = time.monotonic()
+        until(lambda: time.monotonic() > begun + 0.4, "four times the timeout are over")
+        gate.open()
+
+    *results, _ = chain.at_once([*[lambda: chain.chat(text)] * 2, opener])
+    assert words(results) == ["follow", "miss"]
+
+
+def test_a_follower_goes_alone_when_its_time_is_over(sites: Callable[..., Chain]) -> None:
+    chain = sites(lambda policy: policy["cache"].update(follow_ms=200))
+    text = "a follower goes alone"
+    gate = chain.small.gate(text)
+
+    def opener() -> None:
+        until(lambda: gate.arrived == 2, "the follower goes alone")
+        gate.open()
+
+    *results, _ = chain.at_once([*[lambda: chain.chat(text)] * 2, opener])
+    assert words(results) == ["miss", "miss"]
+    chain.assert_quiet(NOTHING)
+
+
+def test_followers_are_bounded(sites: Callable[..., Chain]) -> None:
+    """Above the bound a request goes on alone; none is refused."""
+    chain = sites(lambda policy: policy["cache"].update(max_followers=3))
+    text = "followers are bounded"
+    gate = chain.small.gate(text)
+
+    def opener() -> None:
+        until(lambda: gate.arrived == 5, "one leads and four go alone")
+        gate.open()
+
+    *results, _ = chain.at_once([*[lambda: chain.chat(text)] * 8, opener])
+    assert words(results) == ["follow"] * 3 + ["miss"] * 5
+    chain.assert_quiet(NOTHING)

@@ -75,10 +75,14 @@ def test_reset_in_mid_response(chain: Chain) -> None:
         client.data(stream, body, last=True)
         client.until(stream, h2.events.DataReceived)
         assert chain.metric("forebay_pool_requests", pool="small-fleet") == 1
+        request_id = client.header(stream, "x-forebay-request-id")
         client.reset(stream)
         until(lambda: chain.metric("forebay_pool_requests", pool="small-fleet") == 0, "its place is free")
         gate.open()
         assert_it_goes_on(client, "after a reset in mid-response")
+    # It cost what it cost: an abort is no local reply, whose tokens come back.
+    end = chain.record(request_id)["end"]
+    assert (end["aborted"], end["local_reply"], end["status"]) == (True, False, 200)
     # What was cut is not kept.
     assert chain.chat(word).headers["x-forebay-cache"] == "miss"
 

@@ -80,6 +80,7 @@ def test_a_slot_is_free_when_its_stream_ends(chain: Chain) -> None:
     error = refused(chain, "no slot is free", "two-at-once")
     assert "`two`" in str(error)
     assert "2 requests at once" in str(error)
+    assert int(error.response.headers["retry-after"]) >= 1
     gate.open()
     for stream in streams:
         assert list(stream)

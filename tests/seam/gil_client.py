@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import grpc
+
 from extproc_streams import Stream
 
 

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 from extproc_servers import rust_server
-
 from forebay.policy import load
 
 HERE = Path(__file__).parent

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from extproc_servers import SERVERS
 from extproc_streams import Stream
-
 from forebay._core import Engine, Gateway, GatewayError
 from forebay.policy import load
 

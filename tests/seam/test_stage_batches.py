@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+
 import stage_samples
 from extproc_servers import DEADLINE_S, SECRET, Target, rust_server
 from extproc_streams import Stream
-
 from forebay._core import Engine, Gateway, StageBatch
 from forebay.policy import load, override
 

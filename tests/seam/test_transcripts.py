@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from extproc_servers import SERVERS, rust_server
 from extproc_streams import Player
-
 from forebay.policy import load
 
 if TYPE_CHECKING:

@@ -78,7 +78,7 @@ class ServedGateway:
             if rendered is not None:
                 # Not before Envoy has them; the observer or the rollout says when.
                 for name in fresh:
-                    self.process.engine.observe_pool(name, False, False)
+                    self.process.engine.observe_pool(name, routable=False, healthy=False)
             revision = self.process.swap(policy)
         except (ForebayError, CoreError, OSError) as error:
             self.process.engine.count_refused_policy()
@@ -89,7 +89,7 @@ class ServedGateway:
             rollout = apply(rendered, self._envoy_dir)
             for name in fresh:
                 routable = name in rollout.routable
-                self.process.engine.observe_pool(name, routable, routable)
+                self.process.engine.observe_pool(name, routable=routable, healthy=routable)
             if rollout.missing:
                 _log.error("envoy does not have these pools yet: %s", ", ".join(sorted(rollout.missing)))
         return True

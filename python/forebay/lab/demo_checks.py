@@ -96,6 +96,7 @@ def count_checks(outcomes: list[Outcome], grown: dict[str, float]) -> list[Check
 
 
 def tensor_checks(tensors: TensorResult | None) -> list[Check]:
+    """Give what must hold of tensors: the way through the gateway changes nothing."""
     if tensors is None:
         return []
     name = "vectors through the gateway are Triton's own"

@@ -1,6 +1,6 @@
 """The two fleets of the demo: a small, quick model and a large, slow one, each with a few faults.
 
-Owns their descriptions. Must not know ports or the policy; the model names are those of python/forebay/lab/demo-policy.yaml.
+Owns their descriptions. Must not know ports or the policy; the model names are those of demo-policy.yaml beside it.
 It cannot fail: it is data.
 """
 

@@ -33,7 +33,7 @@ STREAM_HEADERS = (("content-type", "text/event-stream; charset=utf-8"), ("cache-
 
 
 class InjectedReset(Exception):
-    """This request was drawn to be cut by a TCP reset."""
+    """The request was drawn to be cut by a TCP reset."""
 
 
 class Fleet:

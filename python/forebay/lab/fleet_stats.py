@@ -13,7 +13,9 @@ from typing import Any
 
 @dataclass(slots=True)
 class FleetStats:
-    """Counts since the start. Every request that reached a model ends in exactly one of
+    """Counts since the start.
+
+    Every request that reached a model ends in exactly one of
     `completed`, `failures`, `resets`, `aborted` or `refused`; until then it is in `in_flight`.
 
     `prompt_tokens` and `completion_tokens` count completed requests in full, and of aborted or reset streams

@@ -59,7 +59,7 @@ class TritonInstall:
 
     @property
     def root(self) -> Path:
-        """tritonserver's own folder: bin, backends, python_backend_stubs."""
+        """Tritonserver's own folder: bin, backends, python_backend_stubs."""
         return self.site_packages / "pytriton" / "tritonserver"
 
     @property

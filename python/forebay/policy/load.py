@@ -101,4 +101,7 @@ def load_text(text: str, source: str = "<policy>") -> LoadedPolicy:
         message = ParseDict(reading.json, Policy())
     except ParseError as error:  # the walk above should have said it better; this keeps a gap in it closed
         raise PolicyError(source, [Finding("error", "not_a_policy", "", str(error))]) from error
+    if not message.ByteSize():
+        # A file that is being written over is empty for a moment; taken at its word it would drop every key and route.
+        raise PolicyError(source, [Finding("error", "empty_policy", "", "the file says nothing; is it still written?")])
     return LoadedPolicy(message.SerializeToString(deterministic=True), MappingProxyType(reading.lines), source)

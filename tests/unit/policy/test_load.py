@@ -216,3 +216,13 @@ def test_no_text_does_anything_but_load_or_be_refused(text: str) -> None:
 @given(TREES)
 def test_no_tree_does_anything_but_load_or_be_refused(tree: object) -> None:
     findings_of(json.dumps(tree))
+
+
+@pytest.mark.parametrize(
+    ("text", "slug"),
+    [("", "empty_file"), ("\n# a comment\n", "empty_file"), ("pools: []\n", "empty_policy"), ("{}", "empty_policy")],
+)
+def test_a_file_that_says_nothing_is_refused(text: str, slug: str) -> None:
+    with pytest.raises(PolicyError) as refused:
+        load_text(text)
+    assert [finding.slug for finding in refused.value.findings] == [slug]
