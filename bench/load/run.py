@@ -129,4 +129,8 @@ def _table(rows: list[Row]) -> str:
         spread = f"{ends[0]:.2f}..{ends[1]:.2f}" if ends else ""
         said = "missed" if row.misses() else "kept" if row.bars else ""
         lines.append(f"{row.name:<36}{row.value:>12.1f} {row.unit:<12}{control:>10}{ratio:>8}  {spread:<16}{said}")
+        if parts := row.detail.get("service_parts_us"):
+            # Where a governed request's CPU goes.
+            own = {"envoy": row.detail["envoy_us"], **parts}
+            lines.append("  of it: " + ", ".join(f"{name} {us:.1f}" for name, us in own.items()))
     return "\n".join(lines)
