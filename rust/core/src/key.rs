@@ -122,7 +122,9 @@ impl Form {
             Json::Array(items) => {
                 self.0.push(b'[');
                 self.number(items.len() as u64);
-                items.iter().for_each(|i| self.value(i));
+                for item in items {
+                    self.value(item);
+                }
             }
             Json::Object(pairs) => {
                 // Source order: servers render tool schemas into the prompt in that order.

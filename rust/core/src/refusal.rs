@@ -171,8 +171,7 @@ impl Refusal {
             | Self::UnknownFeature(_)
             | Self::Incapable { .. }
             | Self::Window { .. } => (400, 3, INVALID),
-            Self::Limit { .. } => (429, 8, RATE),
-            Self::PoolFull { status: 429, .. } => (429, 8, RATE),
+            Self::Limit { .. } | Self::PoolFull { status: 429, .. } => (429, 8, RATE),
             Self::PoolFull { .. } | Self::NoPool(_) | Self::Stage | Self::Draining | Self::Overloaded => {
                 (503, 14, SERVER)
             }
@@ -220,8 +219,7 @@ impl Refusal {
                 format!("the body has the content-encoding `{encoding}`; send it uncompressed")
             }
             Self::ContentType(given) => format!("the content type is `{given}`; send `application/json`"),
-            Self::Json(message) => message.clone(),
-            Self::Field { message, .. } => message.clone(),
+            Self::Json(message) | Self::Field { message, .. } => message.clone(),
             Self::TooLarge { limit_bytes } => format!("the body is larger than {limit_bytes} bytes"),
             Self::UnknownModel(model) => format!("the model `{model}` does not exist"),
             Self::ModelForbidden(model) => format!("this key may not use the model `{model}`"),

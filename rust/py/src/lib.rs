@@ -1,5 +1,7 @@
 //! forebay-py: the seam. Conversion only; what decides is in forebay-core, what serves in forebay-serve.
 
+#![allow(clippy::needless_pass_by_value)] // arguments from Python are extracted as owned values
+
 mod batch;
 mod cache;
 mod decision;

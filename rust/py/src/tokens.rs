@@ -94,7 +94,7 @@ impl TokenCounter {
     ///
     /// Cost: linear; texts that the memo knows cost their hash. The GIL is released above 16 KiB.
     ///
-    /// Source: OpenAI Cookbook, "How to count tokens with tiktoken".
+    /// Source: `OpenAI` Cookbook, "How to count tokens with tiktoken".
     fn count_chat(&self, py: Python<'_>, body: &Bound<'_, PyBytes>) -> PyResult<(u64, u64, bool)> {
         let body = body.as_bytes();
         let count = || {

@@ -117,11 +117,11 @@ impl Capture {
             streams: Streams::default(),
         };
         let (outcome, entry) = cache.exact.store(fill.key, entry, fill.ticket, now_ns);
-        if outcome.may_be_shared() {
-            if let Some(aboard) = fill.aboard.take() {
-                for wake in cache.flights.complete(&aboard.key, aboard.id, &entry) {
-                    (wake.waiter)(wake.outcome);
-                }
+        if outcome.may_be_shared()
+            && let Some(aboard) = fill.aboard.take()
+        {
+            for wake in cache.flights.complete(&aboard.key, aboard.id, &entry) {
+                (wake.waiter)(wake.outcome);
             }
         }
         Ok(outcome)

@@ -96,12 +96,11 @@ impl Engine {
         session.is_grpc = head.is_grpc();
         let live = session.live.clone();
         let snapshot = &live.snapshot;
-        let at = match key_id {
-            Some(id) => snapshot.key_by_id(id).ok_or(Refusal::UnknownKey)?,
-            None => {
-                let presented = head.key.ok_or(Refusal::MissingKey)?;
-                snapshot.key_by_digest(&Sha256::digest(presented).into()).ok_or(Refusal::UnknownKey)?
-            }
+        let at = if let Some(id) = key_id {
+            snapshot.key_by_id(id).ok_or(Refusal::UnknownKey)?
+        } else {
+            let presented = head.key.ok_or(Refusal::MissingKey)?;
+            snapshot.key_by_digest(&Sha256::digest(presented).into()).ok_or(Refusal::UnknownKey)?
         };
         let key = snapshot.key(at).ok_or(Refusal::UnknownKey)?;
         let tenant = snapshot.tenants.get(key.tenant as usize).ok_or(Refusal::UnknownKey)?;
@@ -174,12 +173,11 @@ impl Engine {
         self.take_caller_limits(session, clock)?;
         let live = session.live.clone();
         let route = live.snapshot.routes.get(session.route as usize).ok_or(Refusal::Internal)?;
-        let at = match route.pool {
-            Some(pool) => pool,
-            None => {
-                let kserve = live.snapshot.pools.iter().position(|p| p.protocol == Protocol::KserveGrpc);
-                kserve.ok_or_else(|| Refusal::NoPool(route.name.to_string()))? as u32
-            }
+        let at = if let Some(pool) = route.pool {
+            pool
+        } else {
+            let kserve = live.snapshot.pools.iter().position(|p| p.protocol == Protocol::KserveGrpc);
+            kserve.ok_or_else(|| Refusal::NoPool(route.name.to_string()))? as u32
         };
         let (Some(policy), Some(state)) = (live.snapshot.pools.get(at as usize), live.pools.get(at as usize))
         else {

@@ -49,10 +49,9 @@ impl Engine {
         for &at in &model.pools {
             if let (Some(state), Some(policy)) =
                 (live.pools.get(at as usize), live.snapshot.pools.get(at as usize))
+                && policy.protocol == Protocol::Openai
             {
-                if policy.protocol == Protocol::Openai {
-                    candidates.push((state, policy.max_concurrency));
-                }
+                candidates.push((state, policy.max_concurrency));
             }
         }
         let result = pool::pick(&candidates, bound_tokens, clock.now_ns());

@@ -123,10 +123,10 @@ impl Engine {
         }
         if !session.cache_control.no_cache {
             let max_age_ns = session.cache_control.max_age_s.map(|s| s.saturating_mul(1_000_000_000));
-            if let Some(entry) = cache.exact.lookup(&key, now_ns, max_age_ns) {
-                if let Some(answer) = self.serve_entry(session, asked, &key, &entry, CacheState::Hit, clock) {
-                    return Recall::Answer(answer);
-                }
+            if let Some(entry) = cache.exact.lookup(&key, now_ns, max_age_ns)
+                && let Some(answer) = self.serve_entry(session, asked, &key, &entry, CacheState::Hit, clock)
+            {
+                return Recall::Answer(answer);
             }
         }
         session.record.cache = CacheState::Miss;

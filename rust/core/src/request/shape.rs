@@ -18,12 +18,12 @@ pub struct Shape<'a> {
 pub fn shape(asked: &Asked<'_>, shape: Shape<'_>) -> Option<Vec<u8>> {
     let document = &asked.document;
     let mut edits: Vec<(std::ops::Range<usize>, String)> = Vec::with_capacity(2);
-    if asked.model != shape.model {
-        if let Some(field) = document.field("model") {
-            let mut name = String::with_capacity(shape.model.len() + 2);
-            crate::refusal::push_json_string(&mut name, shape.model);
-            edits.push((field.span.clone(), name));
-        }
+    if asked.model != shape.model
+        && let Some(field) = document.field("model")
+    {
+        let mut name = String::with_capacity(shape.model.len() + 2);
+        crate::refusal::push_json_string(&mut name, shape.model);
+        edits.push((field.span.clone(), name));
     }
     match (shape.output_tokens, asked.output_cap) {
         (Some(tokens), Some(OutputCap { field, tokens: given })) if tokens != given => {

@@ -336,13 +336,12 @@ impl Drop for DecideStream {
 
 /// Runs a part of the decision; `None` if it panicked, which is counted and said.
 fn caught<T>(runtime: &Runtime, decide: impl FnOnce() -> T) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(decide)) {
-        Ok(value) => Some(value),
-        Err(_) => {
-            runtime.engine.metrics().counters.panics.fetch_add(1, Relaxed);
-            runtime.report.say("panic", "a decision panicked and was answered with 500");
-            None
-        }
+    if let Ok(value) = catch_unwind(AssertUnwindSafe(decide)) {
+        Some(value)
+    } else {
+        runtime.engine.metrics().counters.panics.fetch_add(1, Relaxed);
+        runtime.report.say("panic", "a decision panicked and was answered with 500");
+        None
     }
 }
 

@@ -102,7 +102,7 @@ impl Process {
     fn stream(&self, request: Request<Streaming<Bytes>>) -> Result<Response<Answers>, Status> {
         let runtime = self.runtime.clone();
         let (metadata, _, inbound) = request.into_parts();
-        match metadata.get(names::FILTER).map(|value| value.as_bytes()) {
+        match metadata.get(names::FILTER).map(tonic::metadata::MetadataValue::as_bytes) {
             Some(b"decide") => {
                 let stream = DecideStream::new(runtime, inbound);
                 Ok(Response::new(Box::pin(answers(stream))))
