@@ -160,7 +160,8 @@ impl Engine {
         if !price_revision.is_empty() {
             out.push(("price_revision", MetaValue::Text(price_revision.to_owned())));
         }
-        // Of several limits on one unit the client is told the one that it will meet first.
+        // Of several limits on one unit the client is told the one that it will meet first. As text: Envoy writes a
+        // number of metadata into a header as a float, and 2000000 becomes `2e+06`.
         for (kind, limit_name, remaining_name) in [
             (Kind::Requests, "limit_requests", "remaining_requests"),
             (Kind::Tokens, "limit_tokens", "remaining_tokens"),
@@ -169,8 +170,8 @@ impl Engine {
                 session.taken.held().charges().filter(|c| c.kind == kind).min_by_key(|c| c.remaining);
             if let Some(charge) = tightest {
                 let limit = snapshot.limits.get(charge.limit.0 as usize).map_or(0, |l| l.capacity);
-                out.push((limit_name, MetaValue::Number(limit)));
-                out.push((remaining_name, MetaValue::Number(charge.remaining)));
+                out.push((limit_name, MetaValue::Text(limit.to_string())));
+                out.push((remaining_name, MetaValue::Text(charge.remaining.to_string())));
             }
         }
         out

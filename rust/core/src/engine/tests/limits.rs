@@ -35,8 +35,8 @@ fn tokens_are_taken_at_the_bound_and_a_request_that_never_fits_is_told() {
     assert_eq!(rig.left("tpm", "acme"), 1_000 - record.bound_tokens);
     let number = |name| forward.metadata.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone());
     assert_eq!(number("bound_tokens"), Some(MetaValue::Number(record.bound_tokens)));
-    assert_eq!(number("limit_tokens"), Some(MetaValue::Number(1_000)));
-    assert_eq!(number("remaining_tokens"), Some(MetaValue::Number(1_000 - record.bound_tokens)));
+    assert_eq!(number("limit_tokens"), Some(MetaValue::Text("1000".into())));
+    assert_eq!(number("remaining_tokens"), Some(MetaValue::Text((1_000 - record.bound_tokens).to_string())));
     let answer = rig.ask(&chat("small", "x").and(r#""n":12"#)).answer();
     assert_eq!(answer.code, "rate_limit_exceeded");
     assert!(answer.headers.iter().all(|(n, _)| *n != "retry-after"), "it can never fit");
