@@ -1,26 +1,22 @@
-"""Owns what is compared: each variant is one Envoy with one worker and, for some, one service beside it.
+"""Owns what is compared: each variant is one Envoy with one worker and, for some, one service beside it; the controls.
 
-Must not know how load is sent or what is made of the numbers.
+Must not know how load is sent, what is made of the numbers, or the gateway, whose variants `gateways.py` starts.
 On failure: a variant that does not get ready stops the run; `Variant.stop` ends what it started.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import urllib.request
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.load.chains import POOL, Ports, direct_chain, echo_chain, logged_chain, none_chain
-from bench.load.policy import bench_key, policy_workers, write_policy
+from bench.load.policy import policy_workers
 from bench.load.process import Child, fetch, free_port, wait_http
-from bench.load.tools import Tools, require_release_core
-
-# A policy of 100,000 keys takes a while to read.
-_RENDER_S = 300
+from bench.load.tools import Tools
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,11 @@ class Variant:
     children: dict[str, Child] = field(default_factory=dict)
     # Port of the gateway's own admin server; 0 where there is none.
     gateway_admin: int = 0
+    # Processes beside it whose CPU does not count.
+    unpaid: dict[str, Child] = field(default_factory=dict)
+    # The rendered chain of a gateway's own Envoy, and the folder of its ledger.
+    rendered: Path | None = None
+    books: Path | None = None
 
     @property
     def pids(self) -> dict[str, int]:
@@ -53,9 +54,14 @@ class Variant:
         """The gateway's metrics page."""
         return fetch(f"http://127.0.0.1:{self.gateway_admin}/metrics")
 
+    def gateway_metric(self, name: str) -> int:
+        """One counter of the gateway that has no labels; 0 where it is not there."""
+        found = re.search(rf"^{name} (\d+)$", self.gateway_metrics(), re.MULTILINE)
+        return int(found.group(1)) if found else 0
+
     def stop(self) -> None:
         """Ends its processes, Envoy first."""
-        for child in self.children.values():
+        for child in [*self.children.values(), *self.unpaid.values()]:
             child.stop()
 
 
@@ -94,36 +100,6 @@ def start_logged(site: Site) -> Variant:
     return _start_served("logged", site, logged_chain)
 
 
-def start_forebay(site: Site) -> Variant:
-    """What ships: the gateway, and Envoy with the chain that `forebay envoy-config` renders from the same policy."""
-    require_release_core()
-    policy = write_policy(site.upstream_port, site.workdir)
-    rendered = site.workdir / "forebay-envoy"
-    forebay = [sys.executable, "-m", "forebay.cli"]
-    render = Child("envoy-config", [*forebay, "envoy-config", str(policy.path), "--out", str(rendered)], site.workdir)
-    if render.process.wait(timeout=_RENDER_S) != 0:
-        raise render.failure("failed")
-    serve = [*forebay, "serve", "--policy", str(policy.path), "--envoy-dir", str(rendered)]
-    gateway = Child("gateway", serve, site.workdir)
-    gateway.ready_line()
-    envoy = _start_envoy("forebay", site, rendered / "envoy.yaml", policy.envoy_admin_port)
-    children = {"envoy": envoy, "service": gateway}
-    variant = Variant("forebay", policy.listener_port, policy.envoy_admin_port, children, policy.gateway_admin_port)
-    _wait_served(variant)
-    return variant
-
-
-def _wait_served(variant: Variant) -> None:
-    """Waits until a request is answered: a pool takes requests only once the gateway has seen that Envoy has it."""
-    body = {"model": "bench", "messages": [{"role": "user", "content": "ready?"}]}
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{variant.port}/v1/chat/completions",
-        data=json.dumps(body).encode(),
-        headers={"content-type": "application/json", "authorization": f"Bearer {bench_key(0)}"},
-    )
-    wait_http(variant.children["service"], request)
-
-
 def _start_bare(name: str, site: Site, chain: Callable[[Ports], dict[str, Any]]) -> Variant:
     ports = Ports(free_port(), free_port(), site.upstream_port)
     return _start_control(name, site, chain(ports), ports)
@@ -140,11 +116,12 @@ def _start_served(name: str, site: Site, chain: Callable[[Ports], dict[str, Any]
 def _start_control(name: str, site: Site, chain: dict[str, Any], ports: Ports) -> Variant:
     bootstrap = site.workdir / f"{name}.json"
     bootstrap.write_text(json.dumps(chain, indent=1))
-    envoy = _start_envoy(name, site, bootstrap, ports.admin)
+    envoy = start_envoy(name, site, bootstrap, ports.admin)
     return Variant(name, ports.listener, ports.admin, {"envoy": envoy})
 
 
-def _start_envoy(name: str, site: Site, bootstrap: Path, admin_port: int) -> Child:
+def start_envoy(name: str, site: Site, bootstrap: Path, admin_port: int) -> Child:
+    """One Envoy with one worker."""
     command = [str(site.tools.envoy), "-c", str(bootstrap), "--concurrency", "1", "--disable-hot-restart"]
     child = Child(f"envoy-{name}", [*command, "--log-level", "warning"], site.workdir)
     wait_http(child, f"http://127.0.0.1:{admin_port}/ready")

@@ -18,6 +18,7 @@ count of nanoseconds, such as `time.monotonic_ns()`, and the same clock in every
 """
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Final, Literal, TypeAlias, final
 
 from typing_extensions import Buffer
@@ -191,11 +192,18 @@ class Engine:
         local_reply: bool = False,
         aborted: bool = False,
         unreachable: bool = False,
+        timed_out: bool = False,
+        reset: bool = False,
+        answer_bytes: int = 0,
+        usage_start: bytes | None = None,
+        usage: bytes | None = None,
     ) -> None:
         """Say that a forwarded request ended, as Envoy's access log does; an id that is not open is only counted.
 
-        `local_reply`: no upstream answered, so its tokens come back. `unreachable`: the pool could not be reached,
-        which counts against its health.
+        `local_reply`: no upstream answered, so its tokens and money come back. `unreachable`: the pool could not be
+        reached, which counts against its health. `timed_out`, `reset`: a bound on time or the upstream ended it.
+        `usage`: the answer's usage object as JSON (`usage_start`: that of a stream's beginning, where there are two);
+        without one the use is estimated from `answer_bytes`.
         Raises: ValueError for an id that is no 32 hex digits.
         """
 
@@ -237,6 +245,18 @@ class Engine:
         Returns: how many were removed.
         Cost: walks all entries, about 1 ms for 40,000; the GIL is released.
         """
+
+    def grant(self, token: int, granted: int, left: int) -> None:
+        """Put a drawn lease into its budget's bucket and wake who waits for it. An unknown token changes nothing.
+
+        Units: `granted` was drawn and `left` could still be, in the budget's own unit.
+        """
+
+    def lease_failed(self, token: int) -> None:
+        """Say that nothing could be drawn for an ask: who waits for it asks again, or is refused with 503."""
+
+    def lease_balances(self) -> list[tuple[str, str, int, int, int]]:
+        """What every bucket of a budget was leased: (budget, value, period_start_s, granted, used)."""
 
     def count_refused_policy(self) -> None:
         """Count a policy that was refused before it reached the engine, such as a file that is no YAML."""
@@ -288,9 +308,9 @@ class Session:
         """
 
     def wait(self, timeout_ns: int) -> bool:
-        """After `follow`: wait for the equal request in flight.
+        """After `follow` or `lease`: wait for the equal request in flight, or for the lease.
 
-        Returns: whether that one ended. Otherwise this one goes on alone, unless it waits again.
+        Returns: whether that came. Otherwise a follower goes on alone, unless it waits again.
         Cost: blocks at most `timeout_ns`, the GIL released.
         """
 
@@ -301,11 +321,11 @@ class Session:
 class Decision:
     """What follows from a request, frozen.
 
-    `answer`: forebay answers itself. `forward`: on to a pool. `body`: send the body. `follow`, `resolve`: wait.
+    `answer`: forebay answers itself. `forward`: on to a pool. `body`: send the body. `follow`, `lease`, `resolve`: wait.
     """
 
     @property
-    def action(self) -> Literal["answer", "forward", "body", "follow", "resolve"]:
+    def action(self) -> Literal["answer", "forward", "body", "follow", "lease", "resolve"]:
         """What follows."""
 
     @property
@@ -345,12 +365,20 @@ class Decision:
         """`forward`: the pool is the batch service, which needs the id."""
 
     @property
+    def traceparent(self) -> str | None:
+        """`forward`: the trace context that the upstream gets; `None`: what the client sent goes on."""
+
+    @property
+    def drop_usage(self) -> bool:
+        """`forward`: the stream's usage event was asked for by us, so the client must not see it."""
+
+    @property
     def metadata(self) -> dict[str, str | int]:
         """`forward`: dynamic metadata in the namespace `forebay`."""
 
     @property
     def wait_ns(self) -> int:
-        """`follow` and `resolve`: the longest wait."""
+        """`follow`, `lease` and `resolve`: the longest wait."""
 
     @property
     def target(self) -> str:
@@ -367,11 +395,22 @@ class Gateway:
     """The servers that Envoy talks to, on threads of their own that never take the GIL.
 
     Shape: `ext_proc` and `batch` are `host:port` with a numeric host, port 0 for any free one.
-    Units: `workers` in threads; `max_body_bytes` bounds one message.
-    Raises: GatewayError when an address is malformed or taken.
+    Units: `workers` in threads; `max_body_bytes` bounds one message. `journal` is the folder that records of what
+    requests cost are written to, at most `max_journal_bytes` at once; without it none are made.
+    Raises: GatewayError when an address is malformed or taken, or the journal cannot be begun.
     """
 
-    def __new__(cls, engine: Engine, ext_proc: str, batch: str, workers: int, max_body_bytes: int) -> Gateway: ...
+    def __new__(
+        cls,
+        engine: Engine,
+        ext_proc: str,
+        batch: str,
+        workers: int,
+        max_body_bytes: int,
+        *,
+        journal: str | PathLike[str] | None = None,
+        max_journal_bytes: int = 268435456,
+    ) -> Gateway: ...
     @property
     def ext_proc_address(self) -> str:
         """Where `ext_proc` and the access log listen, `host:port`."""
@@ -390,6 +429,18 @@ class Gateway:
         Returns: a batch, empty when nothing came; `None` once the gateway stopped.
         Cost: blocks at most `timeout_ms`, the GIL released.
         """
+
+    def next_leases(self, timeout_ms: int) -> list[tuple[int, str, str, str, int, int, int, int]] | None:
+        """The next buckets of budgets that need a lease; each token is answered with `Engine.grant` or `lease_failed`.
+
+        Returns: (token, budget, value, unit, period_start_s, period_end_s, amount, want) each, empty when nothing came;
+        `None` once the gateway stopped.
+        Cost: blocks at most `timeout_ms`, the GIL released.
+        """
+
+    @property
+    def journal_counts(self) -> tuple[int, int]:
+        """Bytes that the journal wrote, and writes that failed and were tried again."""
 
     def shutdown(self, wait_ms: int) -> int:
         """Refuse new requests, wait at most `wait_ms` for those in flight, and stop all threads.

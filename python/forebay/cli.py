@@ -12,6 +12,7 @@ import hashlib
 import json
 import secrets
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +78,36 @@ def parser() -> argparse.ArgumentParser:
     serve = _command(commands, "serve", _serve, "run the gateway")
     serve.add_argument("--policy", type=Path, required=True, metavar="FILE")
     serve.add_argument("--envoy-dir", type=Path, metavar="DIR", help="keep Envoy's files in this folder up to date")
+    serve.add_argument(
+        "--log-format", choices=("json", "text"), help="lines on standard error; default: text on a terminal, else json"
+    )
     serve.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set a field of the policy")
 
     _command(commands, "up", _up, "run Envoy, the gateway and simulated fleets until interrupted")
     demo = _command(commands, "demo", _demo, "send realistic requests through all of it and print what happened")
     demo.add_argument("--json", action="store_true", help="print JSON")
+
+    ledger = _command(commands, "ledger", _ledger, "tell what requests cost, by whom, and how budgets stand")
+    ledger.add_argument("directory", type=Path, metavar="DIR", help="`ledger.directory` of the policy")
+    which = ledger.add_mutually_exclusive_group()
+    which.add_argument("--p95", dest="kind", action="store_const", const="p95", help="which requests drive p95")
+    which.add_argument("--budgets", dest="kind", action="store_const", const="budgets", help="how budgets stand")
+    ledger.add_argument(
+        "--by",
+        default="",
+        metavar="NAMES",
+        help="tenant (default), user, key, feature, run, eval, model, model_asked, pool, provider, endpoint, route, "
+        "operation, outcome, reason, code, status, cache, stream, usage, day, hour, month; several with commas",
+    )
+    ledger.add_argument("--since", default="", metavar="TIME", help="`7d`, `12h`, `2026-11-21` or an ISO time")
+    ledger.add_argument("--until", default="", metavar="TIME", help="as --since; not included")
+    ledger.add_argument(
+        "--where", action="append", default=[], metavar="NAME=VALUE", help="only these; may be repeated"
+    )
+    ledger.add_argument("--sort", default="spend", help="spend (the default), requests, saved, wasted, p95, name, ...")
+    ledger.add_argument("--limit", type=int, default=20, metavar="N", help="default: 20; 0 shows all")
+    ledger.add_argument("--format", dest="form", choices=("table", "csv", "json"), default="table")
+    ledger.set_defaults(kind="usage")
 
     key = commands.add_parser("key", help="make keys", description="make keys")
     new = _command(key.add_subparsers(required=True, metavar="COMMAND"), "new", _key_new, "make a key and its digest")
@@ -166,6 +192,14 @@ def _demo(arguments: argparse.Namespace) -> int:
     from forebay import app  # noqa: PLC0415 - only this command needs servers
 
     return int(app.demo(arguments) or 0)
+
+
+def _ledger(arguments: argparse.Namespace) -> int:
+    from forebay.ledger.report import Asked, report  # noqa: PLC0415 - only this command reads a ledger
+
+    asked = Asked(**{name: getattr(arguments, name) for name in Asked.__dataclass_fields__})
+    print(report(arguments.directory, asked, time.time_ns()))
+    return 0
 
 
 def _key_new(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,18 @@ Owns: the classes below. Must not know: who raises them. On failure: these are h
     ├── RenderError            render_refused       a policy that Envoy's configuration cannot express
     ├── RolloutError           rollout_failed       a configuration file could not be replaced
     ├── ServeError             serve_failed         a gateway cannot start: an address is taken or malformed
-    └── ObserveError           envoy_unobservable   Envoy's admin port did not answer as expected
+    ├── ObserveError           envoy_unobservable   Envoy's admin port did not answer as expected
+    ├── JournalUnreadable      journal_unreadable   the journal's folder or a segment in it cannot be read
+    ├── QueryRefused           query_refused        `forebay ledger` was asked for something that it cannot answer
+    └── StoreError             store_failed         the ledger's file said something that is none of the following
+        ├── StoreLocked        store_locked         another program held the file for longer than the deadline
+        ├── StoreInUse         store_in_use         another gateway serves this folder
+        ├── StoreCorrupt       store_corrupt        the file is damaged, or no ledger; it is left as it is
+        ├── StoreTooNew        store_too_new        a later forebay wrote the file; it is left as it is
+        ├── StoreFull          store_full           no space is left
+        ├── StoreUnwritable    store_unwritable     the file or its folder cannot be written, or the disk fails
+        ├── StoreMissing       store_missing        there is no ledger in this folder, or nothing in it yet
+        └── StoreClosed        store_closed         the store was used after it was closed
 """
 
 from __future__ import annotations
@@ -23,13 +34,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ForebayError",
+    "JournalUnreadable",
     "ObserveError",
     "PolicyError",
     "PolicyUnreadable",
+    "QueryRefused",
     "RenderError",
     "RequestUnreadable",
     "RolloutError",
     "ServeError",
+    "StoreClosed",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreFull",
+    "StoreInUse",
+    "StoreLocked",
+    "StoreMissing",
+    "StoreTooNew",
+    "StoreUnwritable",
 ]
 
 
@@ -84,3 +106,69 @@ class ObserveError(ForebayError):
     """Envoy's admin port is away, slow, or answers something that is not its cluster list."""
 
     slug: ClassVar[str] = "envoy_unobservable"
+
+
+class JournalUnreadable(ForebayError):
+    """The journal's folder or one of its segments cannot be read; what it holds is read once that is mended."""
+
+    slug: ClassVar[str] = "journal_unreadable"
+
+
+class QueryRefused(ForebayError):
+    """A question to the ledger names a column, a time or a filter that there is not."""
+
+    slug: ClassVar[str] = "query_refused"
+
+
+class StoreError(ForebayError):
+    """The store has failed, and has changed nothing; the same call may be tried again."""
+
+    slug: ClassVar[str] = "store_failed"
+
+
+class StoreLocked(StoreError):
+    """Another program, such as a SQLite shell, held the file for longer than the deadline."""
+
+    slug: ClassVar[str] = "store_locked"
+
+
+class StoreInUse(StoreError):
+    """Another gateway serves the same folder."""
+
+    slug: ClassVar[str] = "store_in_use"
+
+
+class StoreCorrupt(StoreError):
+    """The file is damaged, or is no ledger. It is left as it is, for a person to look at."""
+
+    slug: ClassVar[str] = "store_corrupt"
+
+
+class StoreTooNew(StoreError):
+    """A later version of forebay wrote the file. It is left as it is."""
+
+    slug: ClassVar[str] = "store_too_new"
+
+
+class StoreFull(StoreError):
+    """No space is left on the disk."""
+
+    slug: ClassVar[str] = "store_full"
+
+
+class StoreUnwritable(StoreError):
+    """The file or its folder cannot be opened or written, or the disk reports an error."""
+
+    slug: ClassVar[str] = "store_unwritable"
+
+
+class StoreMissing(StoreError):
+    """There is no ledger in the folder, or nothing was written to it yet."""
+
+    slug: ClassVar[str] = "store_missing"
+
+
+class StoreClosed(StoreError):
+    """The store was used after it was closed."""
+
+    slug: ClassVar[str] = "store_closed"

@@ -1,9 +1,12 @@
-//! Compiles the policy message with a compiler written in Rust, so that no `protoc` is needed.
+//! Compiles the messages with a compiler written in Rust, so that no `protoc` is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = "../../proto";
-    println!("cargo:rerun-if-changed={root}/forebay/v1/policy.proto");
-    let files = protox::compile(["forebay/v1/policy.proto"], [root])?;
+    let nouns = ["forebay/v1/policy.proto", "forebay/v1/ledger.proto"];
+    for noun in nouns {
+        println!("cargo:rerun-if-changed={root}/{noun}");
+    }
+    let files = protox::compile(nouns, [root])?;
     prost_build::Config::new().compile_fds(files)?;
     Ok(())
 }

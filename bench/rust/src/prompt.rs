@@ -13,7 +13,7 @@ pub struct PromptSpec {
     pub body_bytes: usize,
     /// Most completion tokens that the request allows.
     pub max_tokens: u32,
-    /// Whether the body asks for a stream with its usage.
+    /// Whether the body asks for a stream, and for its usage.
     pub reply: Reply,
     /// Changes every word but not the shape.
     pub seed: u64,
@@ -26,6 +26,17 @@ pub enum Reply {
     Plain,
     /// Server-sent events that end with the usage.
     Stream,
+    /// Server-sent events; nothing is said about usage.
+    BareStream,
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// Whether a 200 must carry events.
+    pub fn is_stream(self) -> bool {
+        self != Self::Plain
+    }
 }
 
 // === impl PromptSpec ===
@@ -37,6 +48,7 @@ impl PromptSpec {
         let stream = match self.reply {
             Reply::Plain => "",
             Reply::Stream => ",\"stream\":true,\"stream_options\":{\"include_usage\":true}",
+            Reply::BareStream => ",\"stream\":true",
         };
         let tail = format!("\"}}],\"temperature\":0,\"max_tokens\":{}{stream}}}", self.max_tokens);
         out.extend_from_slice(
@@ -121,6 +133,21 @@ mod tests {
         assert_eq!(body(1, 220_000).len(), 220_000);
         assert_eq!(body(1, 1024), body(1, 1024));
         assert_ne!(body(1, 1024), body(2, 1024));
+    }
+
+    #[test]
+    fn a_bare_stream_says_nothing_about_usage() {
+        let spec = PromptSpec {
+            model: "bench".to_owned(),
+            body_bytes: 512,
+            max_tokens: 64,
+            reply: Reply::BareStream,
+            seed: 7,
+        };
+        let mut out = Vec::new();
+        spec.write_body(1, &mut out);
+        assert!(out.ends_with(b",\"stream\":true}"));
+        assert_eq!(out.len(), 512);
     }
 
     #[test]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forebay.app.site import Site, running_site
-from forebay.lab.demo import DemoEndpoints, ModelPrice, run_demo
+from forebay.lab.demo import DemoEndpoints, LedgerSource, ModelPrice, run_demo
 from forebay.lab.demo_chat import ChatTarget
 from forebay.lab.demo_report import report
 from forebay.lab.demo_tensors import TensorTarget
@@ -76,6 +76,10 @@ def _curl_lines(site: Site) -> str:
             "",
             f"  curl -s '{site.admin_url}/records?limit=2'",
             "",
+            "what it cost so far, to the nano-USD:",
+            "",
+            f"  forebay ledger {site.ledger} --by tenant,model",
+            "",
             "press Ctrl-C to stop",
         ]
     )
@@ -104,6 +108,7 @@ def _endpoints(site: Site) -> DemoEndpoints:
         admin_url=site.admin_url,
         prices=prices,
         tensors=tensors,
+        ledger=LedgerSource(site.ledger, "tenant-day"),
     )
 
 

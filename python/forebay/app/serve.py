@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forebay.control import RenderOptions, apply, install, observe, render
+from forebay.app.logs import configure, default_form
+from forebay.control import RenderOptions, apply, install, logs_dropped, observe, render
 from forebay.core import ForebayError as CoreError
 from forebay.errors import ForebayError, ObserveError, PolicyError
 from forebay.gateway import FileWatch, GatewayProcess
@@ -113,8 +113,10 @@ class ServedGateway:
             policy = self.process.policy
             if not policy.HasField("envoy"):
                 continue
+            address = policy.envoy.admin_address or _ENVOY_ADMIN
             try:
-                clusters = observe(policy.envoy.admin_address or _ENVOY_ADMIN)
+                clusters = observe(address)
+                self.process.observe_dropped_logs(logs_dropped(address))
             except ObserveError:
                 continue
             for pool in policy.pools:
@@ -124,7 +126,7 @@ class ServedGateway:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Run a gateway until SIGTERM or SIGINT. The first line on standard output is JSON and says where it listens."""
-    _logging()
+    configure(arguments.log_format or default_form())
     stop = _stop_on_signal()
     gateway = ServedGateway(arguments.policy, arguments.envoy_dir, arguments.set)
     gateway.start()
@@ -137,10 +139,6 @@ def serve(arguments: argparse.Namespace) -> int:
     if left:
         _log.warning("%d requests were still in flight", left)
     return 0
-
-
-def _logging() -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def _stop_on_signal() -> threading.Event:

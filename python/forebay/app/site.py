@@ -54,6 +54,7 @@ class Site:
     fleets: Mapping[str, str]
     triton: str | None
     triton_vocabulary: Path | None
+    ledger: Path
     gateway_pid: int
     envoy_pid: int
 
@@ -79,6 +80,7 @@ def running_site(policy_file: Path, triton_venv: Path | None, settings: tuple[st
             f"gateway.batch_address=127.0.0.1:{ports['batch']}",
             f"envoy.listen_address=127.0.0.1:{ports['listen']}",
             f"envoy.admin_address=127.0.0.1:{ports['envoy']}",
+            f"ledger.directory={folder / 'ledger'}",
             *(f"pools[{pools.index(n)}].endpoints[0].address=127.0.0.1:{f.port}" for n, f in fleets.items()),
         ]
         if triton is not None:
@@ -99,6 +101,7 @@ def running_site(policy_file: Path, triton_venv: Path | None, settings: tuple[st
             fleets={name: fleet.base_url for name, fleet in fleets.items()},
             triton=triton.grpc_address if triton else None,
             triton_vocabulary=find_install(triton_venv).minilm / "vocab.txt" if triton_venv else None,
+            ledger=folder / "ledger",
             gateway_pid=gateway,
             envoy_pid=envoy.pid,
         )

@@ -12,11 +12,17 @@ import json
 import re
 from typing import Any
 
-__all__ = ["text", "typed", "without_comments"]
+__all__ = ["Script", "text", "typed", "without_comments"]
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*\Z")
 _NOT_TEXT = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 _WIDTH = 110
+
+
+class Script(str):
+    """A program, written as a block of lines as it stands. Ours alone: no name of a policy is ever one."""
+
+    __slots__ = ()
 
 
 def typed(message: str, /, **fields: Any) -> dict[str, Any]:
@@ -56,6 +62,8 @@ def _mapping(value: dict[str, Any], indent: str) -> list[str]:
 
 
 def _entry(head: str, item: Any, indent: str) -> list[str]:
+    if isinstance(item, Script):
+        return [f"{head} |", *(f"{indent}  {line}".rstrip() for line in item.splitlines())]
     short = _flow(item)
     if short is not None and len(head) + 1 + len(short) <= _WIDTH:
         return [f"{head} {short}"]
@@ -74,7 +82,7 @@ def _list(items: list[Any], indent: str) -> list[str]:
             lines.append(f"{indent}- {short}")
             continue
         if not isinstance(item, dict):
-            raise TypeError("a list within a list cannot hold comments")
+            raise TypeError("a list cannot hold a script, nor a list within it comments")
         body = _mapping(item, indent + "  ")
         first = next(at for at, line in enumerate(body) if not line.lstrip().startswith("#"))
         # Comments on the first key stand above the dash.
@@ -84,7 +92,9 @@ def _list(items: list[Any], indent: str) -> list[str]:
 
 
 def _flow(value: Any) -> str | None:
-    """Give a value on one line, or None when it holds comments."""
+    """Give a value on one line, or None when it holds comments or a script."""
+    if isinstance(value, Script):
+        return None
     if isinstance(value, dict):
         if any(key.startswith("#") for key in value):
             return None

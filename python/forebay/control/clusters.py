@@ -117,7 +117,7 @@ def _http_options(pool: Pool, options: RenderOptions) -> dict[str, Any]:
 
 def _credential_filter(pool: Pool, options: RenderOptions) -> dict[str, Any]:
     credential = pool.credential
-    header = credential.header or "authorization"
+    header = credential.header or ("x-api-key" if pool.protocol == Pool.ANTHROPIC else "authorization")
     prefix = credential.prefix or ("Bearer " if header == "authorization" else "")
     # A rename in this directory makes Envoy read the secret again.
     watched = str(PurePosixPath(credential.file).parent) if credential.file else options.path("secrets")

@@ -1,7 +1,7 @@
 """The listener for clients: what every request passes before it is routed.
 
-Owns: the connection manager and its filters in their order: decide, response headers, capture, router.
-Must not know: pools. On failure: closed; without an answer of decide a request ends in an error.
+Owns: the connection manager and its filters in their order: decide, response headers, usage, capture, decompression,
+router. Must not know: pools. On failure: closed; without an answer of decide a request ends in an error.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from forebay.control.annotated import typed
+from forebay.control.encodings import decompressors
 from forebay.control.local_replies import local_reply_config
 from forebay.control.names import (
     CAPTURE_HEADER,
@@ -18,9 +19,11 @@ from forebay.control.names import (
     INTERNAL_PREFIX,
     NAMESPACE,
     RESPONSE_HEADERS,
+    USAGE_NAMESPACE,
 )
 from forebay.control.routes import DECIDE_FILTER, ROUTE_TABLE
 from forebay.control.settings import Settings, seconds
+from forebay.control.usage import usage_filter
 
 if TYPE_CHECKING:
     from forebay.control.options import RenderOptions
@@ -42,7 +45,7 @@ def listener(policy: Policy, settings: Settings, options: RenderOptions) -> dict
         "filters": [
             {
                 "name": "envoy.filters.network.http_connection_manager",
-                "typed_config": _connection_manager(settings, options),
+                "typed_config": _connection_manager(policy, settings, options),
             }
         ]
     }
@@ -57,7 +60,7 @@ def listener(policy: Policy, settings: Settings, options: RenderOptions) -> dict
     }
 
 
-def _connection_manager(settings: Settings, options: RenderOptions) -> dict[str, Any]:
+def _connection_manager(policy: Policy, settings: Settings, options: RenderOptions) -> dict[str, Any]:
     # Idle before the decision: a stalled upload, or a hold that we announced. The route's own takes over after it.
     undecided_idle_ms = max(settings.max_message_timeout_ms, settings.message_timeout_ms) + 15_000
     return typed(
@@ -96,9 +99,16 @@ def _connection_manager(settings: Settings, options: RenderOptions) -> dict[str,
             "stream_idle_timeout": seconds(undecided_idle_ms),
             "upgrade_configs": [{"upgrade_type": "websocket"}],
             "access_log": [_access_log(settings)],
-            "# local_reply_config": "Envoy's own failures in OpenAI's shape; the gateway's own answers match no rule",
-            "local_reply_config": local_reply_config(),
-            "http_filters": [_decide(settings), _response_headers(), _capture(), _router()],
+            "# local_reply_config": "Envoy's own failures in the API's shape; the gateway's own answers match no rule",
+            "local_reply_config": local_reply_config(policy),
+            "http_filters": [
+                _decide(settings),
+                _response_headers(),
+                usage_filter(),
+                _capture(),
+                decompressors(),
+                _router(),
+            ],
             "rds": {"route_config_name": ROUTE_TABLE, "config_source": options_source(options, "routes.yaml")},
         },
     )
@@ -135,6 +145,9 @@ def _access_log(settings: Settings) -> dict[str, Any]:
                 "transport_api_version": "V3",
                 "# buffer_flush_interval": "entries end reservations; the default is 1 s",
                 "buffer_flush_interval": seconds(settings.log_flush_ms),
+                "# buffer_size_bytes": "kept while the gateway reads slowly; the default, 16 KiB, is a dozen entries.\n"
+                "What is sent while the gateway is away is lost, whatever stands here (seen with 1.40)",
+                "buffer_size_bytes": 1_048_576,
                 "grpc_service": {"envoy_grpc": {"cluster_name": GATEWAY_CLUSTER}},
             },
         ),
@@ -164,7 +177,7 @@ def _decide(settings: Settings) -> dict[str, Any]:
                 "# status_on_error": "the default is 500, which clients do not try again",
                 "status_on_error": {"code": "ServiceUnavailable"},
                 "# metadata_options": "dynamic metadata is dropped unless its namespace stands here",
-                "metadata_options": {"receiving_namespaces": {"untyped": [NAMESPACE]}},
+                "metadata_options": {"receiving_namespaces": {"untyped": [NAMESPACE, USAGE_NAMESPACE]}},
                 "# mutation_rules": "a refused header change is an error, not a silence",
                 "mutation_rules": {"disallow_is_error": True},
             },
@@ -240,7 +253,6 @@ def _capture() -> dict[str, Any]:
 
 def _router() -> dict[str, Any]:
     return {
-        "# name": "the usage filter, which reads token counts out of responses, has its place before the router",
         "name": "envoy.filters.http.router",
         "typed_config": typed("envoy.extensions.filters.http.router.v3.Router", suppress_envoy_headers=True),
     }

@@ -1,4 +1,4 @@
-"""Envoy's own failures in OpenAI's error shape.
+"""Envoy's own failures in the error shape of the API that was called: OpenAI's, or Anthropic's for messages.
 
 Owns: which local reply of Envoy becomes which status, type, code and message.
 Must not know: the gateway's own refusals; those are immediate responses, already in that shape, and left alone.
@@ -6,32 +6,50 @@ On failure: a reply that no rule knows keeps Envoy's plain text, never a wrong c
 
 A reply is told by `%RESPONSE_CODE_DETAILS%` (Envoy's docs, "response code details"), read with CEL: response flags
 cannot tell a 413 from a bad path. gRPC callers are left out, because Envoy writes their `grpc-status` itself.
+Which API was called is told by the path: `/v1/messages`, and wherever the policy has a route of the operation MESSAGES.
+The rest of the configuration takes new routes without a restart; a path that is new here waits for Envoy's next start.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forebay.control.annotated import typed
+from forebay.policy._pb.policy_pb2 import Route
 
-__all__ = ["RULES", "Rule", "local_reply_config"]
+if TYPE_CHECKING:
+    from forebay.policy._pb.policy_pb2 import Policy
+
+__all__ = ["RULES", "Rule", "body_of", "local_reply_config", "messages_body_of", "messages_error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One kind of local reply. `when` is CEL over `details` and `code`; `status` replaces Envoy's when it is not 0."""
+    """One kind of local reply. `when` is CEL over `details` and `code`; `status` replaces Envoy's when it is not 0.
+
+    `kind` is OpenAI's error type, `messages_kind` Anthropic's.
+    """
 
     code: str
     when: str
     status: int
     kind: str
     message: str
+    messages_kind: str = ""
+
+    @property
+    def anthropic_kind(self) -> str:
+        """Give Anthropic's error type."""
+        return self.messages_kind or _ANTHROPIC[self.kind]
 
 
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
+_OVERLOADED = "overloaded_error"
+_ANTHROPIC = {_INVALID: "invalid_request_error", _SERVER: "api_error"}
 
 # The first rule that matches decides.
 RULES = (
@@ -41,6 +59,7 @@ RULES = (
         413,
         _INVALID,
         "the request body is larger than the gateway accepts",
+        "request_too_large",
     ),
     Rule("headers_too_large", "code == 431", 431, _INVALID, "the request headers are larger than the gateway accepts"),
     Rule(
@@ -63,6 +82,7 @@ RULES = (
         503,
         _SERVER,
         "the gateway has too many requests open; try again later",
+        _OVERLOADED,
     ),
     # 401 would tell the client that its own key is wrong.
     Rule(
@@ -88,6 +108,7 @@ RULES = (
         503,
         _SERVER,
         "the pool has too many requests open; try again later",
+        _OVERLOADED,
     ),
     Rule(
         "upstream_timeout",
@@ -134,13 +155,36 @@ def body_of(rule: Rule) -> str:
     return json.dumps({"error": error}, separators=(",", ":"))
 
 
-def local_reply_config() -> dict[str, Any]:
+def messages_body_of(rule: Rule) -> str:
+    """Give the body of a rule, as clients of Anthropic's API read it."""
+    return messages_error(rule.anthropic_kind, rule.message)
+
+
+def messages_error(kind: str, message: str) -> str:
+    """Give an error in Anthropic's shape."""
+    return json.dumps({"type": "error", "error": {"type": kind, "message": message}}, separators=(",", ":"))
+
+
+def local_reply_config(policy: Policy) -> dict[str, Any]:
     """Give `local_reply_config` of the connection manager.
 
     The gateway's own answers pass first and unchanged, by filters that cost next to nothing: each rule below is an
-    expression that Envoy evaluates, and an answer from the cache would pay for all of them.
+    expression that Envoy evaluates, and an answer from the cache would pay for all of them. The rules of messages look
+    at the path before they evaluate anything.
     """
-    return {"mappers": [_OUR_ANSWERS, _OUR_REFUSALS, *(_mapper(rule) for rule in RULES)]}
+    paths = {"header_filter": {"header": {"name": ":path", "string_match": _messages_paths(policy)}}}
+    messages = [_mapper(rule, messages_body_of(rule), paths) for rule in RULES]
+    return {"mappers": [_OUR_ANSWERS, _OUR_REFUSALS, *messages, *(_mapper(rule, body_of(rule)) for rule in RULES)]}
+
+
+def _messages_paths(policy: Policy) -> dict[str, Any]:
+    # Envoy's `:path` has the query with it.
+    routes = [route for route in policy.routes if route.operation == Route.MESSAGES]
+    whole = {"/v1/messages", *(route.path for route in routes if route.path)}
+    begun = {route.path_prefix for route in routes if route.path_prefix}
+    parts = [f"{re.escape(path)}(\\?.*)?" for path in sorted(whole)]
+    parts += [f"{re.escape(path)}.*" for path in sorted(begun)]
+    return {"safe_regex": {"regex": "|".join(parts)}}
 
 
 def _cel(expression: str) -> dict[str, Any]:
@@ -159,13 +203,13 @@ _OUR_ANSWERS: dict[str, Any] = {
 _OUR_REFUSALS: dict[str, Any] = {"filter": _cel("response.code_details.startsWith('forebay')")}
 
 
-def _mapper(rule: Rule) -> dict[str, Any]:
+def _mapper(rule: Rule, body: str, only: dict[str, Any] | None = None) -> dict[str, Any]:
     when = rule.when.replace("details", "response.code_details").replace("code ", "response.code ")
-    expression = f"({when}) && {_NOT_GRPC}"
+    told = _cel(f"({when}) && {_NOT_GRPC}")
     mapper: dict[str, Any] = {
-        "filter": _cel(expression),
+        "filter": {"and_filter": {"filters": [only, told]}} if only else told,
         "body_format_override": {
-            "text_format_source": {"inline_string": body_of(rule)},
+            "text_format_source": {"inline_string": body},
             "content_type": "application/json",
         },
     }

@@ -16,6 +16,7 @@ __all__ = [
     "NAMESPACE",
     "POOL_HEADER",
     "RESPONSE_HEADERS",
+    "USAGE_NAMESPACE",
 ]
 
 # Only decide may say these; a client's copy is removed before any filter.
@@ -31,6 +32,8 @@ CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key")
 FILTER_METADATA = "x-forebay-filter"
 # The dynamic metadata that decide leaves with a request.
 NAMESPACE = "forebay"
+# What the usage filter finds in an answer, and what decide tells it to do (`drop`).
+USAGE_NAMESPACE = "forebay.usage"
 # The cluster of the gateway's own gRPC server; no pool may have a name that begins so.
 GATEWAY_CLUSTER = "forebay"
 # Marks an answer to a request that no decision was made for, because its route fails open.
@@ -42,6 +45,7 @@ RESPONSE_HEADERS = {
     "x-forebay-model": "model",
     "x-forebay-pool": "pool",
     "x-forebay-cache": "cache",
+    "x-forebay-cost-nanousd-reserved": "reserved_nanousd",
     "x-ratelimit-limit-requests": "limit_requests",
     "x-ratelimit-remaining-requests": "remaining_requests",
     "x-ratelimit-reset-requests": "reset_requests",

@@ -1,4 +1,4 @@
-"""What Envoy says that it has: clusters, their healthy endpoints, and the versions of its files.
+"""What Envoy says that it has: clusters, their healthy endpoints, the versions of its files, the log's losses.
 
 Owns: reading Envoy's admin port. Must not know: policies and files.
 On failure: ObserveError; the caller keeps what it knew, since an admin port that is away says nothing about pools.
@@ -14,10 +14,13 @@ from typing import Any
 from forebay.control.settings import Address
 from forebay.errors import ObserveError, RenderError
 
-__all__ = ["ClusterState", "Versions", "observe", "versions"]
+__all__ = ["ClusterState", "Versions", "logs_dropped", "observe", "versions"]
 
 # About 100,000 endpoints; an admin port that answers more is no Envoy of ours.
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+# One counter for all gRPC access logs of an Envoy; ours is the only one.
+_LOGS_DROPPED = "access_logs.grpc_access_log.logs_dropped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,22 @@ def versions(address: str, route_table: str, timeout_s: float = 1.0) -> Versions
     except (AttributeError, KeyError, TypeError) as error:
         raise ObserveError(f"`{address}` does not answer as Envoy's `/config_dump` does") from error
     return Versions(clusters, routes)
+
+
+def logs_dropped(address: str, timeout_s: float = 1.0) -> int:
+    """Ask Envoy how many entries of the access log it has thrown away since it started.
+
+    An entry is dropped when the buffer is full because the gateway reads slowly. Entries that Envoy sent while the
+    gateway was away are not in this count, because Envoy does not know that they are lost; their reservations expire.
+    Raises: ObserveError.
+    Source: Envoy's docs, "gRPC access log", statistics.
+    """
+    answer = _get(address, f"/stats?format=json&filter=^{_LOGS_DROPPED}$", timeout_s)
+    try:
+        found = [stat["value"] for stat in answer["stats"] if stat.get("name") == _LOGS_DROPPED]
+        return int(found[0]) if found else 0
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ObserveError(f"`{address}` does not answer as Envoy's `/stats` does") from error
 
 
 def _state(cluster: dict[str, Any]) -> ClusterState:

@@ -10,6 +10,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from forebay.control.annotated import typed
+from forebay.control.encodings import decompressors_on_route
+from forebay.control.local_replies import messages_error
 from forebay.control.names import (
     CAPTURE_HEADER,
     CREDENTIAL_HEADERS,
@@ -19,6 +21,7 @@ from forebay.control.names import (
     RESPONSE_HEADERS,
 )
 from forebay.control.settings import Address, Settings, seconds
+from forebay.control.usage import usage_on_route
 from forebay.policy._pb.policy_pb2 import Pool, Route
 
 if TYPE_CHECKING:
@@ -30,14 +33,24 @@ ROUTE_TABLE = "forebay"
 # The name of the decide filter, by which a route overrides it.
 DECIDE_FILTER = "forebay.decide"
 
-_UNDECIDED = {
-    "error": {
-        "message": "no decision was made for this request, so it was not sent on; try again",
-        "type": "server_error",
-        "param": None,
-        "code": "undecided",
-    }
-}
+# Their answers say what they used.
+_MODEL_PROTOCOLS = (Pool.OPENAI, Pool.ANTHROPIC)
+
+# What Anthropic tells about the account that asked, which is the pool's.
+_ANTHROPIC_ACCOUNT = [
+    "anthropic-organization-id",
+    *(
+        f"anthropic-ratelimit-{unit}-{what}"
+        for unit in ("requests", "tokens", "input-tokens", "output-tokens")
+        for what in ("limit", "remaining", "reset")
+    ),
+]
+
+_SAID = "no decision was made for this request, so it was not sent on; try again"
+_UNDECIDED = json.dumps(
+    {"error": {"message": _SAID, "type": "server_error", "param": None, "code": "undecided"}}, separators=(",", ":")
+)
+_UNDECIDED_MESSAGES = messages_error("api_error", _SAID)
 
 
 def route_table(policy: Policy, settings: Settings) -> dict[str, Any]:
@@ -49,8 +62,14 @@ def route_table(policy: Policy, settings: Settings) -> dict[str, Any]:
         routes += [
             _fail_open_route(route, pools[route.fail_open_pool], settings)
             if route.fail_open_pool
-            else {"name": f"closed.{route.name}", "match": _path_match(route)} | _refusal()
+            else {"name": f"closed.{route.name}", "match": _path_match(route)} | _refusal(_body_of(route))
             for route in policy.routes
+        ]
+    else:
+        routes += [
+            {"name": f"undecided.{route.name}", "match": _path_match(route)} | _refusal(_body_of(route))
+            for route in policy.routes
+            if route.operation == Route.MESSAGES
         ]
     routes.append(
         {
@@ -58,7 +77,7 @@ def route_table(policy: Policy, settings: Settings) -> dict[str, Any]:
             "request go on, and it must end here",
             "name": "undecided",
             "match": {"prefix": "/"},
-            **_refusal(),
+            **_refusal(_UNDECIDED),
         }
     )
     return typed(
@@ -75,7 +94,7 @@ def route_table(policy: Policy, settings: Settings) -> dict[str, Any]:
 
 
 def _pool_route(pool: Pool, settings: Settings) -> dict[str, Any]:
-    return {
+    route: dict[str, Any] = {
         "name": f"pool.{pool.name}",
         "match": {
             "prefix": "/",
@@ -85,6 +104,9 @@ def _pool_route(pool: Pool, settings: Settings) -> dict[str, Any]:
         "request_headers_to_remove": _removed_from_request(pool),
         "response_headers_to_remove": _removed_from_response(pool),
     }
+    if pool.protocol in _MODEL_PROTOCOLS:
+        route["typed_per_filter_config"] = usage_on_route() | decompressors_on_route()
+    return route
 
 
 def _fail_open_route(route: Route, pool: Pool, settings: Settings) -> dict[str, Any]:
@@ -150,21 +172,28 @@ def _removed_from_request(pool: Pool) -> list[str]:
         internal.append(ID_HEADER)  # the batch service is ours, and ends the reservation by it
     # decide takes the client's credential out as well; this holds also where a route fails open.
     private = [*CREDENTIAL_HEADERS, "proxy-authorization", "x-envoy-external-address"]
-    if pool.protocol == Pool.OPENAI:
-        # A model's host, often somebody else's, has no use for who the end user is.
-        private += ["cookie", "x-forwarded-for"]
+    if pool.protocol in _MODEL_PROTOCOLS:
+        # A model's host, often somebody else's, has no use for who the end user is. Asked for no encoding, it sends
+        # none, and usage is read without undoing one.
+        private += ["cookie", "x-forwarded-for", "accept-encoding"]
     return internal + private
 
 
 def _removed_from_response(pool: Pool) -> list[str]:
     # An upstream's own rate headers tell about our account there, and would read as the client's.
     names = [name for name in RESPONSE_HEADERS if pool.protocol != Pool.HTTP or name.startswith("x-forebay-")]
+    if pool.protocol == Pool.ANTHROPIC:
+        names += _ANTHROPIC_ACCOUNT
     return [*names, FAIL_OPEN_HEADER]
 
 
-def _refusal() -> dict[str, Any]:
+def _body_of(route: Route) -> str:
+    return _UNDECIDED_MESSAGES if route.operation == Route.MESSAGES else _UNDECIDED
+
+
+def _refusal(body: str) -> dict[str, Any]:
     return {
-        "direct_response": {"status": 503, "body": {"inline_string": json.dumps(_UNDECIDED, separators=(",", ":"))}},
+        "direct_response": {"status": 503, "body": {"inline_string": body}},
         "response_headers_to_add": [_header("content-type", "application/json")],
     }
 

@@ -31,13 +31,16 @@ __all__ = [
     "pairs",
     "reservation_id",
     "send_body",
+    "usage",
 ]
 
 _POOL = "x-forebay-internal-pool"
 _CAPTURE = "x-forebay-internal-capture"
 _ID = "x-forebay-internal-id"
 _REQUEST_ID = "x-forebay-request-id"
+_TRACEPARENT = "traceparent"
 _NAMESPACE = "forebay"
+_USAGE_NAMESPACE = "forebay.usage"
 _CREDENTIALS = ("authorization", "x-api-key", "api-key")
 _ID_DIGITS = 32
 _INTERNAL = (
@@ -62,6 +65,13 @@ def reservation_id(filter_metadata: Mapping[str, Any]) -> str | None:
     if _NAMESPACE not in filter_metadata or "id" not in filter_metadata[_NAMESPACE].fields:
         return None
     return hex_id(filter_metadata[_NAMESPACE].fields["id"].string_value)
+
+
+def usage(filter_metadata: Mapping[str, Any]) -> dict[str, bytes]:
+    """What Envoy found of the answer's usage, by its key."""
+    if _USAGE_NAMESPACE not in filter_metadata:
+        return {}
+    return {name: value.string_value.encode() for name, value in filter_metadata[_USAGE_NAMESPACE].fields.items()}
 
 
 def hex_id(text: str) -> str | None:
@@ -131,6 +141,8 @@ def _frame(decision: Decision) -> Any:
     response = ext_proc.ProcessingResponse()
     inner = response.dynamic_metadata.get_or_create_struct(_NAMESPACE)
     inner.update(decision.metadata)
+    if decision.drop_usage:
+        response.dynamic_metadata.get_or_create_struct(_USAGE_NAMESPACE).update({"drop": "1"})
     return response
 
 
@@ -142,6 +154,8 @@ def _common(decision: Decision) -> Any:
         set_headers.append((_CAPTURE, "1"))
     if decision.batch:
         set_headers.append((_ID, decision.id))
+    if decision.traceparent is not None:
+        set_headers.append((_TRACEPARENT, decision.traceparent))
     if body is not None:
         set_headers.append(("content-length", str(len(body))))
         common.body_mutation.body = body

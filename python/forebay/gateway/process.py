@@ -18,6 +18,7 @@ from google.protobuf.json_format import MessageToDict
 
 from forebay.batching import ClientTls, PoolServers, Sender
 from forebay.errors import ServeError
+from forebay.gateway.accounting import Accounting, journal_directory
 from forebay.gateway.admin import AdminServer, AdminSources
 from forebay.gateway.seam import Engine, Gateway, GatewayError, PolicyRefused
 from forebay.gateway.stages import StageRunner
@@ -36,6 +37,7 @@ _BATCH = "127.0.0.1:9302"
 _WORKERS = 1
 _MAX_BODY_BYTES = 32 << 20
 _DRAIN_MS = 10_000
+_MAX_JOURNAL_BYTES = 256 << 20
 
 
 class GatewayProcess:
@@ -47,9 +49,18 @@ class GatewayProcess:
     def __init__(self, policy: LoadedPolicy) -> None:
         message = policy.message()
         gateway = message.gateway
-        self.engine = Engine(policy.message_bytes, secret=secrets.token_bytes(32), owner=f"{os.getpid()}")
+        # Another process may have the same id after this one, in a container always.
+        owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.engine = Engine(policy.message_bytes, secret=secrets.token_bytes(32), owner=owner)
         self._policy = message
         self._ready = threading.Event()
+        self._accounting: Accounting | None = None
+        self._logs_dropped = 0
+        self._logs_dropped_seen: int | None = None
+        directory = journal_directory(message)
+        if directory is not None:
+            # First, since it holds the folder's lock: a second process must not begin a segment.
+            self._accounting = Accounting(self.engine, message, owner)
         try:
             self._server = Gateway(
                 self.engine,
@@ -57,6 +68,8 @@ class GatewayProcess:
                 gateway.batch_address or _BATCH,
                 gateway.workers or _WORKERS,
                 gateway.max_body_bytes or _MAX_BODY_BYTES,
+                journal=directory,
+                max_journal_bytes=message.ledger.max_journal_bytes or _MAX_JOURNAL_BYTES,
             )
         except GatewayError as error:
             raise ServeError(f"{error}; is another gateway running?") from error
@@ -89,6 +102,8 @@ class GatewayProcess:
         """Start what runs beside the servers, then say ready."""
         self._stages.start()
         self._sender.start()
+        if self._accounting is not None:
+            self._accounting.start(self._server)
         self._admin.start()
         self._ready.set()
 
@@ -107,7 +122,18 @@ class GatewayProcess:
             self._sender.set_servers(_servers(self._policy))
             raise
         self._policy = message
+        if self._accounting is not None:
+            self._accounting.swap(message)
         return revision
+
+    def observe_dropped_logs(self, count: int) -> None:
+        """Say how many access log entries Envoy has dropped since it started; each is a request settled at its bound.
+
+        What it dropped before this process asked is not counted; an Envoy that starts again begins at 0.
+        """
+        before, self._logs_dropped_seen = self._logs_dropped_seen, count
+        if before is not None:
+            self._logs_dropped += count - before if count >= before else count
 
     def stop(self) -> int:
         """Refuse what is new, wait for what is in flight, stop.
@@ -119,6 +145,8 @@ class GatewayProcess:
         left = self._server.shutdown(drain_ms)
         self._sender.stop(0)
         self._stages.join(2.0)
+        if self._accounting is not None:
+            self._accounting.stop()
         self._admin.stop()
         return left
 
@@ -149,8 +177,15 @@ class GatewayProcess:
             ("forebay_batch_requests_total", "requests in them", stats.requests),
             ("forebay_batch_failures_total", "batches and calls that failed", sum(stats.failures.values())),
         ]
+        written, failures = self._server.journal_counts
+        rows += [
+            ("forebay_journal_bytes", "bytes of records written to the journal", written),
+            ("forebay_journal_failures_total", "writes of the journal that failed and were tried again", failures),
+            ("forebay_envoy_logs_dropped_total", "access log entries that Envoy dropped", self._logs_dropped),
+        ]
         beside = "".join(f"# HELP {name} {text}\n# TYPE {name} counter\n{name} {n}\n" for name, text, n in rows)
-        return self.engine.metrics_text() + beside
+        books = "" if self._accounting is None else self._accounting.metrics()
+        return self.engine.metrics_text() + beside + books
 
     def _pools(self) -> list[Mapping[str, Any]]:
         names = ("name", "requests", "reserved_tokens", "routable", "healthy")

@@ -166,9 +166,12 @@ class ReferenceServer:
         longest_ns -= _HOLD_MARGIN_NS
         held = False
         decision = session.body(body)
-        while decision.action in ("follow", "resolve"):
+        while decision.action in ("follow", "lease", "resolve"):
             wait_ns = decision.wait_ns
-            if decision.action == "follow" and not held:
+            if decision.action == "lease":
+                # Envoy waits longer than for any lease, so nothing is announced.
+                await asyncio.get_running_loop().run_in_executor(self._wait_threads, session.wait, wait_ns)
+            elif decision.action == "follow" and not held:
                 held, wait_ns = True, min(wait_ns, longest_ns)
                 yield frames.hold(wait_ns + _HOLD_MARGIN_NS)
                 if not await self._follow(session, wait_ns, inbound):

@@ -70,12 +70,19 @@ def take_entry(engine: Engine, entry: Any) -> None:
     flags = common.response_flags
     aborted = flags.downstream_connection_termination or flags.downstream_remote_reset
     first_byte = common.time_to_first_upstream_rx_byte
-    # An aborted or broken answer may have cost as much as a complete one, once an upstream had the request.
-    served = (
-        entry.response.response_code_details == "via_upstream"
-        or first_byte.seconds + first_byte.nanos > 0
-        or (aborted and common.upstream_request_attempt_count > 0)
+    attempted = common.upstream_request_attempt_count > 0
+    timed_out = attempted and (
+        flags.upstream_request_timeout
+        or flags.stream_idle_timeout
+        or flags.duration_timeout
+        or flags.upstream_max_stream_duration_reached
     )
+    answered = (
+        entry.response.response_code_details == "via_upstream" or first_byte.seconds + first_byte.nanos > 0
+    )
+    # An aborted or broken answer may have cost as much as a complete one, once an upstream had the request.
+    served = answered or timed_out or (aborted and attempted)
+    usage = frames.usage(common.metadata.filter_metadata) if answered else {}
     duration = common.duration if common.HasField("duration") else common.time_to_last_downstream_tx_byte
     engine.end(
         reservation,
@@ -90,4 +97,9 @@ def take_entry(engine: Engine, entry: Any) -> None:
             or flags.upstream_connection_termination
             or flags.upstream_remote_reset
         ),
+        timed_out=timed_out,
+        reset=flags.upstream_connection_termination or flags.upstream_remote_reset,
+        answer_bytes=entry.response.response_body_bytes,
+        usage_start=usage.get("start"),
+        usage=usage.get("last"),
     )

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from forebay.lab import demo_sources as sources
 from forebay.lab.demo_chat import NO_SUCH_KEY, ChatTarget, Outcome, send_all
 from forebay.lab.demo_checks import Check, FleetSide, chat_checks, count_checks, tensor_checks
+from forebay.lab.demo_ledger import LedgerResult, ledger_checks, read_ledger
 from forebay.lab.demo_tensors import TensorResult, TensorTarget, compare
 from forebay.lab.questions import Question, load_questions
 from forebay.lab.traffic import PlanSpec, Purpose, plan
@@ -42,11 +44,20 @@ class ModelPrice:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerSource:
+    """Where the gateway keeps its books, and the budget in them that counts every request."""
+
+    directory: Path
+    budget: str
+
+
+@dataclass(frozen=True, slots=True)
 class DemoEndpoints:
     """Everything that the demo meets.
 
     `fleets`: name to base URL, without a path. `prices`: by the name in `x-forebay-model`; a model that is not listed
     has no known price and counts as unknown. `tensors` None: no Triton is part of this run.
+    `ledger` None: the gateway keeps no books.
     """
 
     chat: ChatTarget
@@ -54,6 +65,7 @@ class DemoEndpoints:
     admin_url: str
     prices: Mapping[str, ModelPrice] = field(default_factory=dict)
     tensors: TensorTarget | None = None
+    ledger: LedgerSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,7 @@ class DemoResult:
     savings: Savings
     fleets: dict[str, dict[str, Any]]
     tensors: TensorResult | None
+    ledger: LedgerResult | None
     metrics: dict[str, float]
     checks: list[Check]
 
@@ -123,6 +136,9 @@ async def _run(endpoints: DemoEndpoints, spec: PlanSpec) -> DemoResult:
     tensors = None
     if endpoints.tensors is not None:
         tensors = await compare(_sentences(questions), endpoints.tensors)
+    ledger = None
+    if endpoints.ledger is not None:
+        ledger = read_ledger(endpoints.ledger.directory, endpoints.admin_url, endpoints.ledger.budget)
     fleets = {name: _since(before[name], sources.fleet_stats(url)) for name, url in endpoints.fleets.items()}
     heads = [head for url in endpoints.fleets.values() for head in sources.fleet_heads(url)]
     grown = sources.since(metrics_before, sources.read_metrics(endpoints.admin_url))
@@ -136,10 +152,12 @@ async def _run(endpoints: DemoEndpoints, spec: PlanSpec) -> DemoResult:
         savings=_savings(outcomes, endpoints.prices),
         fleets=fleets,
         tensors=tensors,
+        ledger=ledger,
         metrics=grown,
         checks=[
             *chat_checks(outcomes, FleetSide(fleets, heads), [NO_SUCH_KEY, *endpoints.chat.keys.values()]),
             *count_checks(outcomes, grown),
+            *ledger_checks(ledger, fleets),
             *tensor_checks(tensors),
         ],
     )

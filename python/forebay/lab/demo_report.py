@@ -13,8 +13,8 @@ from forebay.lab.demo import DemoResult
 
 def report(result: DemoResult) -> str:
     """The whole report."""
-    parts = (_kinds(result), _answers(result), _stages(result), _savings(result), _fleets(result), _tensors(result))
-    return "\n\n".join(["\n".join(part) for part in (*parts, _checks(result))])
+    parts = (_kinds, _answers, _stages, _savings, _ledger, _fleets, _tensors, _checks)
+    return "\n\n".join("\n".join(part(result)) for part in parts)
 
 
 def _kinds(result: DemoResult) -> Iterator[str]:
@@ -64,6 +64,21 @@ def _savings(result: DemoResult) -> Iterator[str]:
     yield f"  {money}" + (f"; {saved.unpriced} answers have no known price" if saved.unpriced else "")
 
 
+def _ledger(result: DemoResult) -> Iterator[str]:
+    yield "WHAT IT COST, BY THE LEDGER"
+    books = result.ledger
+    if books is None:
+        yield "  not part of this run"
+        return
+    yield f"  {'tenant':10}{'model':14}{'requests':>9}{'tokens in':>11}{'tokens out':>12}{'spent':>16}{'saved by cache':>16}"
+    for line in books.lines:
+        tokens = f"{line.prompt_tokens:>11,}{line.output_tokens:>12,}"
+        money = f"{_usd(line.spent_nanousd):>16}{_usd(line.saved_nanousd):>16}"
+        yield f"  {line.tenant:10}{line.model or '-':14}{line.requests:>9}{tokens}{money}"
+    estimated = sum(line.estimated for line in books.lines)
+    yield f"  {_usd(books.spent_nanousd)} in all; the use of {estimated} requests is estimated, of the others told"
+
+
 def _fleets(result: DemoResult) -> Iterator[str]:
     yield "WHAT THE FLEETS COUNTED THEMSELVES"
     for name, stats in result.fleets.items():
@@ -92,6 +107,11 @@ def _checks(result: DemoResult) -> Iterator[str]:
     yield f"WHAT MUST HOLD: {len(result.checks) - len(result.failures)} of {len(result.checks)}"
     for check in result.checks:
         yield f"  {'ok  ' if check.held else 'FAIL'}  {check.name}: {check.detail}"
+
+
+def _usd(nanousd: int) -> str:
+    """Exact, because it is an integer."""
+    return f"${nanousd // 10**9}.{nanousd % 10**9:09}"
 
 
 def _ms(value: float | None) -> str:

@@ -1,6 +1,6 @@
-"""A simulated chat fleet: a real HTTP server with OpenAI's API and the latency of a model.
+"""A simulated fleet: a real HTTP server with OpenAI's and Anthropic's APIs and the latency of a model.
 
-Owns endpoints, delays, faults and the life of a request. Must not know the gateway, or that there is one.
+Owns endpoints, counters and books. Must not know the gateway, or that there is one, or how an answer is made.
 It fails only as its spec says; a defect of its own is a 500 whose traceback is kept in the server's `errors`.
 
     python -m forebay.lab.fleet --spec '{"name":"small","models":["small-chat"]}' --port 0
@@ -17,23 +17,15 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from random import Random
 
-from forebay.lab import generation
+from forebay.lab import anthropic_shapes, fleet_work
 from forebay.lab import openai_shapes as shapes
-from forebay.lab.fleet_spec import FleetSpec, FleetSpecError, Latency, faults_from
+from forebay.lab.fleet_ledger import FleetLedger
+from forebay.lab.fleet_spec import FleetSpec, FleetSpecError, faults_from
 from forebay.lab.fleet_stats import FleetStats, HeaderLog
-from forebay.lab.generation import Generated
+from forebay.lab.fleet_work import InjectedReset, Work
 from forebay.lab.http1 import Http1Server, Reply, Request
-from forebay.lab.openai_shapes import Head, Json, Refusal
-from forebay.lab.writing import pieces
-
-STREAM_HEADERS = (("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache"))
-
-
-class InjectedReset(Exception):
-    """The request was drawn to be cut by a TCP reset."""
+from forebay.lab.openai_shapes import Refusal
 
 
 class Fleet:
@@ -44,8 +36,8 @@ class Fleet:
         self.faults = spec.faults
         self.stats = FleetStats()
         self.headers = HeaderLog(spec.headers_kept)
+        self.ledger = FleetLedger()
         self.server = Http1Server(self.handle)
-        self._random = Random(spec.seed)
         self._started_at = int(time.time())
 
     @property
@@ -62,7 +54,10 @@ class Fleet:
             else:
                 await self._lab(request, reply)
         except Refusal as refusal:
-            await reply.send_json(refusal.status, refusal.body)
+            of_anthropic = request.path == "/v1/messages"
+            await reply.send_json(
+                refusal.status, anthropic_shapes.error_body(refusal) if of_anthropic else refusal.body
+            )
 
     # --- endpoints of the lab itself
 
@@ -74,6 +69,8 @@ class Fleet:
                 await reply.send_json(200, {"name": self.spec.name, **self.stats.json()})
             case "GET", "/lab/headers":
                 await reply.send_json(200, self.headers.json())
+            case "GET", "/lab/ledger":
+                await reply.send_json(200, self.ledger.json())
             case "PUT", "/lab/faults":
                 try:
                     self.faults = faults_from(shapes.parse(request.body))
@@ -83,10 +80,10 @@ class Fleet:
             case _:
                 raise Refusal(404, "unknown_url", f"no such endpoint: {request.method} {request.path}")
 
-    # --- OpenAI's endpoints
+    # --- the models' endpoints
 
     async def _v1(self, request: Request, reply: Reply) -> None:
-        if self.spec.credential is not None and request.header("authorization") != f"Bearer {self.spec.credential}":
+        if not self._admits(request):
             self.stats.refused += 1
             self.stats.requests += 1
             raise Refusal(401, "invalid_api_key", "this fleet needs its own credential")
@@ -96,11 +93,7 @@ class Fleet:
             ]
             await reply.send_json(200, {"object": "list", "data": cards})
             return
-        if request.method != "POST" or request.path not in (
-            "/v1/chat/completions",
-            "/v1/completions",
-            "/v1/embeddings",
-        ):
+        if request.method != "POST" or request.path not in fleet_work.PATHS:
             raise Refusal(404, "unknown_url", f"no such endpoint: {request.method} {request.path}")
         self.stats.began(request.path)
         try:
@@ -122,105 +115,15 @@ class Fleet:
             self.stats.in_flight -= 1
 
     async def _model(self, request: Request, reply: Reply) -> None:
-        body = shapes.parse(request.body)
-        model = body.get("model")
-        if model not in self.spec.models:
-            raise Refusal(404, "model_not_found", f"the model `{model}` is not served here", "model")
-        pace = _Pace(self.spec.latency, self._random)
-        failed = self._random.random() < self.faults.failure_ratio
-        reset = self._random.random() < self.faults.reset_ratio
-        if self._random.random() < self.faults.slow_ratio:
-            pace.factor *= self.faults.slow_factor
-        if failed:
-            await pace.first_token()
-            status = self._random.choice(self.faults.failure_statuses)
-            raise Refusal(status, "overloaded" if status == 503 else "internal_error", "the model failed to answer")
-        if request.path == "/v1/embeddings":
-            answer = generation.embeddings(body, self.spec.embedding_dims)
-            await pace.first_token()
-            if reset:
-                raise InjectedReset
-            self.stats.served(model, answer["usage"]["prompt_tokens"], 0)
-            await reply.send_json(200, answer)
-            return
-        is_chat = request.path == "/v1/chat/completions"
-        generate = generation.chat if is_chat else generation.completion
-        made = generate(body, self.spec.latency.output_tokens)
-        identity = f"{'chatcmpl' if is_chat else 'cmpl'}-{self.spec.name}-{self.stats.requests:08d}"
-        head = Head(identity, model, int(time.time()), is_chat)
-        if body.get("stream") is True:
-            await self._stream(_Stream(head, made, body, pace, reset), reply)
-            return
-        await pace.first_token()
-        await pace.tokens(made.usage.completion_tokens)
-        if reset:
-            raise InjectedReset
-        self.stats.served(model, made.usage.prompt_tokens, made.usage.completion_tokens)
-        await reply.send_json(200, shapes.answer(head, made.choices, made.usage))
+        """Lets a model answer. A kind of fleet may refine it."""
+        await Work(self.spec, self.faults, self.stats, self.ledger).run(request, reply)
 
-    async def _stream(self, stream: _Stream, reply: Reply) -> None:
-        self.stats.streamed += 1
-        head, made, pace = stream.head, stream.made, stream.pace
-        await pace.first_token()
-        self.stats.served(head.model, made.usage.prompt_tokens, 0)
-        await reply.start(200, STREAM_HEADERS)
-        openings = [shapes.first_delta(head, i, choice) for i, choice in enumerate(made.choices)]
-        opened = b"".join(shapes.event(head, [entry], None) for entry in openings if entry is not None)
-        if opened:
-            await reply.part(opened)
-        step = self.spec.latency.tokens_per_event
-        sent = 0
-        for index, text, tokens in _interleaved(made, step):
-            if stream.reset and sent * 2 >= made.usage.completion_tokens:
-                raise InjectedReset
-            if sent:
-                await pace.tokens(tokens)
-            await reply.part(shapes.event(head, [shapes.text_delta(head, index, made.choices[index], text)], None))
-            sent += tokens
-            self.stats.completion_tokens += tokens
-        ending = [shapes.event(head, [shapes.last_delta(head, i, c)], None) for i, c in enumerate(made.choices)]
-        if shapes.wants_usage_event(stream.body):
-            ending.append(shapes.event(head, [], made.usage))
-        await reply.part(b"".join(ending) + shapes.DONE_EVENT)
-        await reply.end()
-
-
-class _Pace:
-    """The delays of one request, drawn at its start so that equal seeds give equal runs."""
-
-    def __init__(self, latency: Latency, random: Random) -> None:
-        self._ttft_ms = latency.ttft_ms.draw(random)
-        self._gap_ms = latency.gap_ms.draw(random)
-        self.factor = latency.time_scale
-
-    async def first_token(self) -> None:
-        await asyncio.sleep(self._ttft_ms * self.factor / 1e3)
-
-    async def tokens(self, count: int) -> None:
-        await asyncio.sleep(self._gap_ms * count * self.factor / 1e3)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    """What one streamed answer needs; `reset` says that it was drawn to be cut half way."""
-
-    head: Head
-    made: Generated
-    body: Json
-    pace: _Pace
-    reset: bool
-
-
-def _interleaved(made: Generated, step: int) -> Iterator[tuple[int, str, int]]:
-    """Events of all choices in turn: choice index, text, tokens."""
-    waiting = [(index, pieces(choice.text)) for index, choice in enumerate(made.choices)]
-    position = 0
-    while any(position < len(tokens) for _, tokens in waiting):
-        for index, tokens in waiting:
-            part = tokens[position : position + step]
-            if part:
-                yield index, "".join(part), len(part)
-        position += step
+    def _admits(self, request: Request) -> bool:
+        wanted = self.spec.credential
+        return wanted is None or wanted in (
+            request.header("x-api-key"),
+            (request.header("authorization") or "").removeprefix("Bearer "),
+        )
 
 
 @contextlib.asynccontextmanager

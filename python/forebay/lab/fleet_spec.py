@@ -1,4 +1,4 @@
-"""What a simulated fleet is like: models, latency distributions, faults, credential.
+"""What a simulated fleet is like: models, latency distributions, faults, accounting, credential.
 
 Owns the frozen description and its JSON form. Must not know sockets or clocks.
 An unknown or wrong field is refused with its path; nothing is guessed.
@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from random import Random
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class FleetSpecError(ValueError):
@@ -39,6 +39,8 @@ class Faults:
     `failure_ratio` 0.02: 2 % are answered with one of `failure_statuses`.
     `reset_ratio` 0.01: 1 % are cut by a TCP reset, in mid-stream where the answer is streamed.
     `slow_ratio` 0.05 with `slow_factor` 10: 5 % take ten times as long.
+    `reset_after_tokens` 12: the cut comes once 12 tokens were streamed; 0: half way.
+    `hang_ratio` 0.01: 1 % are never answered; they end when the other side has waited enough.
     """
 
     failure_ratio: float = 0.0
@@ -46,6 +48,40 @@ class Faults:
     reset_ratio: float = 0.0
     slow_ratio: float = 0.0
     slow_factor: float = 10.0
+    reset_after_tokens: int = 0
+    hang_ratio: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """What a fleet counts, and how it tells.
+
+    `usage`: in streams `ask` tells it where the client asks, `always` also where it does not, `every_chunk` so far in
+    each event, `last_choice` in the event of the last finish reason; `never` not even in plain answers.
+    `cached_ratio` 0.25: a quarter of each prompt counts as read from a cache. `cache_write_ratio` 0.1: a tenth as
+    written into one, where the API can say so. `reasoning_ratio` 0.5: half as many tokens are thought as are said.
+    `quote_ratio` 0.1: a tenth of the answers quote a usage object in their text, which is none.
+    """
+
+    usage: Literal["ask", "always", "every_chunk", "last_choice", "never"] = "ask"
+    cached_ratio: float = 0.0
+    cache_write_ratio: float = 0.0
+    reasoning_ratio: float = 0.0
+    quote_ratio: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How answers look on the wire.
+
+    `encoding`: compresses where the request accepts it. `line_end`: of server-sent events. `comment_ratio` 0.1: every
+    tenth event has a comment before it. `cut_ratio` 0.3: 30 % of the writes are cut in two at a random byte.
+    """
+
+    encoding: Literal["identity", "gzip", "br"] = "identity"
+    line_end: Literal["lf", "crlf"] = "lf"
+    comment_ratio: float = 0.0
+    cut_ratio: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +103,11 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class FleetSpec:
-    """One simulated OpenAI-compatible fleet.
+    """One simulated fleet.
 
-    `credential`: bearer that every /v1 request must carry; None asks for none. `seed` fixes delays and
-    faults; what is said depends on the request alone, so that replicas agree.
+    `credential`: bearer or `x-api-key` that every /v1 request must carry; None asks for none. `seed` fixes delays and
+    faults, by the request's `x-trial-id` where it has one; what is said depends on the request alone, so that replicas
+    agree.
     `embedding_dims` 384: length of the vectors. `headers_kept` 64: request heads that /lab/headers shows.
     """
 
@@ -79,6 +116,8 @@ class FleetSpec:
     seed: int = 1
     latency: Latency = field(default_factory=Latency)
     faults: Faults = field(default_factory=Faults)
+    accounting: Accounting = field(default_factory=Accounting)
+    wire: Wire = field(default_factory=Wire)
     credential: str | None = field(default=None, repr=False)
     embedding_dims: int = 384
     headers_kept: int = 64
@@ -128,6 +167,10 @@ def _scalar(hint: Any, value: object, path: str) -> object:
             raise FleetSpecError(f"`{path}` must be {hint}, not {value!r}")
         if isinstance(value, (int, float)) and value < 0:
             raise FleetSpecError(f"`{path}` must not be negative, not {value!r}")
+        return value
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise FleetSpecError(f"`{path}` must be one of {', '.join(get_args(hint))}, not {value!r}")
         return value
     element = str if hint == tuple[str, ...] else int
     if not isinstance(value, list) or not value or not all(isinstance(item, element) for item in value):

@@ -8,28 +8,21 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from hashlib import blake2b
 from random import Random
 
 import numpy as np
 
 from forebay.lab import openai_shapes as shapes
-from forebay.lab.fleet_spec import LogNormal
-from forebay.lab.openai_shapes import Choice, Json, Refusal, Usage
+from forebay.lab.fleet_spec import Accounting, LogNormal
+from forebay.lab.openai_shapes import Choice, Generated, Json, Refusal, Usage
 from forebay.lab.schema_values import value_for
 from forebay.lab.writing import answer, pieces, random_for, token_count, topics
 
 MESSAGE_OVERHEAD_TOKENS = 4
 MAX_CHOICES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """The choices of one answer and what they cost."""
-
-    choices: list[Choice]
-    usage: Usage
+QUOTED = '{"usage": {"prompt_tokens": 3, "completion_tokens": 999, "input_tokens": 5}} '
 
 
 def chat(body: Json, lengths: LogNormal) -> Generated:
@@ -52,7 +45,30 @@ def chat(body: Json, lengths: LogNormal) -> Generated:
         else:
             text = _chat_text(body, question, lengths, random)
             choices.append(_ended(text, limit, shapes.stop_texts(body)))
-    return Generated(choices, _usage(prompt_tokens, choices))
+    return Generated(choices, _usage(prompt_tokens, choices), limit)
+
+
+def accounted(made: Generated, accounting: Accounting, *, cache_write_ratio: float) -> Generated:
+    """The same answer with the tokens that a cache and thinking account for; thinking stays within the token limit."""
+    usage = made.usage
+    visible = usage.completion_tokens
+    thought = int(visible * accounting.reasoning_ratio)
+    if made.limit_tokens:
+        thought = min(thought, made.limit_tokens * len(made.choices) - visible)
+    cached = int(usage.prompt_tokens * accounting.cached_ratio)
+    written = min(int(usage.prompt_tokens * cache_write_ratio), usage.prompt_tokens - cached)
+    return replace(made, usage=Usage(usage.prompt_tokens, visible + thought, cached, written, thought))
+
+
+def quoting(made: Generated) -> Generated:
+    """The same answer with a usage object in its texts, as a model writes that explains one."""
+    choices = []
+    for choice in made.choices:
+        said = pieces(choice.text if choice.tool_name else QUOTED + choice.text)
+        kept = said[: made.limit_tokens or len(said)]
+        reason = choice.finish_reason if len(kept) == len(said) else "length"
+        choices.append(replace(choice, text="".join(kept), finish_reason=reason))
+    return replace(made, choices=choices, usage=_usage(made.usage.prompt_tokens, choices))
 
 
 def completion(body: Json, lengths: LogNormal) -> Generated:
@@ -68,7 +84,7 @@ def completion(body: Json, lengths: LogNormal) -> Generated:
             random = random_for(str(body.get("model")), text, str(index))
             said = " " + answer(text, round(lengths.draw(random)), random)
             choices.append(_ended(said, limit, shapes.stop_texts(body)))
-    return Generated(choices, _usage(sum(map(token_count, prompts)), choices))
+    return Generated(choices, _usage(sum(map(token_count, prompts)), choices), limit)
 
 
 def embeddings(body: Json, default_dims: int) -> Json:

@@ -1,6 +1,6 @@
 """A policy file to the policy message, or every error of the file at once.
 
-Owns: reading the file, and the way YAML text → tree → proto-JSON → `forebay.v1.Policy`.
+Owns: reading the file, and the way YAML text → tree → proto-JSON → `forebay.v1.Policy`, packaged prices filled in.
 Must not know: what a policy means, or how it is run. On failure: closed, `PolicyError` or `PolicyUnreadable`.
 
 `${NAME}` is not expanded: secrets come by reference (`credential.file`, `credential.env`), so a policy is never secret.
@@ -8,7 +8,7 @@ Must not know: what a policy means, or how it is run. On failure: closed, `Polic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from forebay.errors import PolicyError, PolicyUnreadable
 from forebay.policy._pb.policy_pb2 import Policy
 from forebay.policy.finding import Finding
+from forebay.policy.prices import fill_prices
 from forebay.policy.schema import read
 from forebay.policy.yaml_tree import YamlRefused, parse
 
@@ -35,16 +36,32 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 class LoadedPolicy:
     """A policy that fits the message; whether it makes sense is for `forebay.policy.engine.check` to say.
 
-    Shape: `message_bytes` is the serialized `forebay.v1.Policy`; `lines` maps each written path, such as
+    Shape: `message_bytes` is the serialized `forebay.v1.Policy` with the packaged prices of models that give none;
+    `written_bytes` is the same without them, as the file says it; `lines` maps each written path, such as
     `models[2].pools[0]`, to its line (from 1); `source` is the file as messages name it.
     """
 
     message_bytes: bytes
     lines: Mapping[str, int]
     source: str
+    written_bytes: bytes
+
+    @classmethod
+    def of(cls, message: Policy, lines: Mapping[str, int], source: str) -> LoadedPolicy:
+        """Complete a message as it is written.
+
+        Raises: PolicyError for a `price_id` that the packaged list does not have.
+        """
+        written = cls(b"", MappingProxyType(dict(lines)), source, message.SerializeToString(deterministic=True))
+        filled = Policy()
+        filled.CopyFrom(message)
+        findings = fill_prices(filled, written.line_of)
+        if findings:
+            raise PolicyError(source, findings)
+        return replace(written, message_bytes=filled.SerializeToString(deterministic=True))
 
     def message(self) -> Policy:
-        """Give a fresh copy of the message."""
+        """Give a fresh copy of the message, prices filled in."""
         return Policy.FromString(self.message_bytes)
 
     def line_of(self, path: str) -> int:
@@ -104,4 +121,4 @@ def load_text(text: str, source: str = "<policy>") -> LoadedPolicy:
     if not message.ByteSize():
         # A file that is being written over is empty for a moment; taken at its word it would drop every key and route.
         raise PolicyError(source, [Finding("error", "empty_policy", "", "the file says nothing; is it still written?")])
-    return LoadedPolicy(message.SerializeToString(deterministic=True), MappingProxyType(reading.lines), source)
+    return LoadedPolicy.of(message, reading.lines, source)

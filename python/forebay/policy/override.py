@@ -7,7 +7,6 @@ On failure: closed, PolicyError with one finding for each setting that does not 
 from __future__ import annotations
 
 import re
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -38,7 +37,9 @@ def override(policy: LoadedPolicy, settings: Iterable[str]) -> LoadedPolicy:
     is YAML (`4`, `text`, `[a, b]`). An element of a list can be set only when it is there.
     Raises: PolicyError with every setting that does not fit.
     """
-    tree: dict[str, Any] = MessageToDict(policy.message(), preserving_proto_field_name=True)
+    # As it is written: a setting may name another price, and packaged prices must not look as if the file gave them.
+    written = Policy.FromString(policy.written_bytes)
+    tree: dict[str, Any] = MessageToDict(written, preserving_proto_field_name=True)
     findings: list[Finding] = []
     for setting in settings:
         path, equals, text = setting.partition("=")
@@ -52,9 +53,7 @@ def override(policy: LoadedPolicy, settings: Iterable[str]) -> LoadedPolicy:
     findings += [Finding("error", found.slug, found.path, found.message) for found in reading.findings]
     if findings:
         raise PolicyError("--set", findings)
-    message = ParseDict(reading.json, Policy())
-    lines = MappingProxyType(dict(policy.lines))
-    return LoadedPolicy(message.SerializeToString(deterministic=True), lines, policy.source)
+    return LoadedPolicy.of(ParseDict(reading.json, Policy()), policy.lines, policy.source)
 
 
 class _Refused(Exception):

@@ -10,9 +10,11 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
 
+use forebay_core::budget::{Calendar, PeriodKind};
 use forebay_core::limit::{
-    Algorithm, Claim, HashKey, Held, Kind, LimitDefinition, LimitId, LimitSpec, Limiter, LimiterConfig,
-    Reservation, ReservationConfig, ReservationTable, Scope, ScopeValue, SharedScope,
+    Algorithm, Claim, ClaimPeriod, Enforcement, Granted, HashKey, Held, Kind, LimitDefinition, LimitId,
+    LimitSpec, Limiter, LimiterConfig, Reservation, ReservationConfig, ReservationTable, Scope, ScopeValue,
+    SharedScope,
 };
 
 const USERS: usize = 20_000;
@@ -65,6 +67,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             let _ = black_box(refusing.limiter.reserve(&refusing.claims(n), n as u64));
         }
     });
+    budgets()?;
     reservations();
     for threads in [1, 2] {
         contended(&World::new(Algorithm::SlidingWindow, 1 << 40)?, threads);
@@ -110,9 +113,9 @@ impl World {
         let [key, user] = self.users[call * 7_919 % USERS];
         let [requests, tokens, slots] = &self.specs;
         [
-            Claim { limit: requests, scope: key, amount: 1 },
-            Claim { limit: tokens, scope: user, amount: 900 },
-            Claim { limit: slots, scope: self.pool, amount: 1 },
+            Claim { limit: requests, scope: key, amount: 1, period: None },
+            Claim { limit: tokens, scope: user, amount: 900, period: None },
+            Claim { limit: slots, scope: self.pool, amount: 1, period: None },
         ]
     }
 }
@@ -150,6 +153,52 @@ fn steps(world: &World) {
     print_median("  settle of 1 token claim", settle);
     print_median("  release of 1 slot", release);
     print_median("  peek", peek);
+}
+
+/// One budget of money for each user, all of it leased beforehand.
+fn budgets() -> Result<(), Box<dyn Error>> {
+    let key = HashKey::new([9; 32]);
+    let budget = LimitSpec::new(LimitDefinition {
+        id: LimitId(0),
+        name: "day".into(),
+        kind: Kind::Money,
+        scope: Scope::User,
+        capacity: 1 << 50,
+        window_ns: 0,
+        algorithm: Algorithm::Leased { enforcement: Enforcement::Hard },
+    })?;
+    let calendar = Calendar::new(PeriodKind::Day, "Europe/Berlin")?;
+    let unix_ns = 1_800_000_000_000_000_000;
+    let start_s = calendar.current(unix_ns).period.start_s;
+    let period = Some(ClaimPeriod { start_s, ends_ns: u64::MAX });
+    let users: Vec<ScopeValue> =
+        (0..USERS).map(|user| ScopeValue::new(&key, "acme", Scope::User, &user.to_string())).collect();
+    let claim =
+        |call: usize, amount| Claim { limit: &budget, scope: users[call * 7_919 % USERS], amount, period };
+    let limiter = Limiter::new(LimiterConfig::default());
+    for call in 0..USERS {
+        if limiter.grant(&claim(call, 1 << 40), 0, 0) != Granted::Kept {
+            return Err("a grant had no place".into());
+        }
+    }
+    println!("budgets");
+    let (mut reserve, mut settle) = (vec![], vec![]);
+    let mut held: Vec<Held> = Vec::with_capacity(CALLS);
+    for _ in 0..ROUNDS {
+        reserve.push(timed(|| {
+            held.extend((0..CALLS).filter_map(|call| limiter.reserve(&[claim(call, 900)], 5).ok()));
+        }));
+        settle.push(timed(|| held.iter().for_each(|held| limiter.settle_money(held, 300, 5))));
+        held.clear();
+    }
+    print_median("  reserve of 1", reserve);
+    print_median("  settle of 1", settle);
+    report("  current period", || {
+        for call in 0..CALLS {
+            let _ = black_box(calendar.current(black_box(unix_ns + call as u64)));
+        }
+    });
+    Ok(())
 }
 
 fn reservations() {

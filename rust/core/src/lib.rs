@@ -1,7 +1,9 @@
 //! forebay-core: everything that decides. Pure: no I/O, no clock, no threads, no `PyO3`; `now` is an argument.
 
+pub mod account;
 pub mod answer;
 pub mod batch;
+pub mod budget;
 pub mod cache;
 pub mod engine;
 pub mod flight;
@@ -12,7 +14,10 @@ pub mod metrics;
 pub mod names;
 pub mod policy;
 pub mod pool;
+pub mod price;
 pub mod record;
 pub mod refusal;
 pub mod request;
 pub mod tokens;
+pub mod trace;
+pub mod usage;

@@ -2,6 +2,8 @@
 //! Must not know: HTTP, who scrapes.
 //! On failure: a label set above the bound is counted under `other`; counting never fails a request.
 
+mod settled;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,6 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 
+pub use settled::SettledAs;
+
+use crate::account::Outcome;
 use crate::record::{Record, STAGES, Stage};
 
 /// Label sets of one family. A policy has few routes and models; this bound is for a policy that has many.
@@ -77,6 +82,24 @@ counters! {
     policies: "forebay_policies_total", "policies put into force";
     /// Policies refused
     policies_refused: "forebay_policies_refused_total", "policies refused whole";
+    /// Usage that was no usage
+    usage_invalid: "forebay_usage_invalid_total", "answers whose usage was malformed, too large or contradicted itself";
+    /// Entries after expiry
+    settled_late: "forebay_settled_late_total", "requests settled after their reservation had expired";
+    /// Entries for another process
+    settled_foreign: "forebay_settled_foreign_total", "requests of a process that is gone, settled from their log entry";
+    /// Entries for what was settled before
+    settled_twice: "forebay_settled_twice_total", "access log entries for a request that was settled already";
+    /// A clock that stepped back
+    clock_steps: "forebay_clock_steps_total", "times that the clock stood before the period it had reached";
+    /// Leases asked for
+    lease_asks: "forebay_lease_asks_total", "leases that were asked for";
+    /// Requests that waited for a lease
+    lease_waits: "forebay_lease_waits_total", "waits of requests for a lease";
+    /// Requests that a budget refused
+    budget_refused: "forebay_budget_refused_total", "times that a hard budget had no room for a request";
+    /// Requests that a soft budget let pass
+    budget_soft: "forebay_budget_soft_total", "requests that a soft budget let pass unbounded or above its amount";
     /// Stages of a person that failed
     stage_failures: "forebay_stage_failures_total", "python stages that were slow, failing or absent";
 }
@@ -90,6 +113,7 @@ pub struct Metrics {
     stage_ns: [AtomicU64; STAGES],
     stage_count: [AtomicU64; STAGES],
     decide: Histogram,
+    ends: settled::Settled,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -126,6 +150,16 @@ impl Metrics {
             }
         }
         self.decide.observe(record.total_ns());
+    }
+
+    /// Counts a request that an upstream had, at its end.
+    pub fn settled(&self, end: &SettledAs<'_>) {
+        self.ends.count(end);
+    }
+
+    /// Counts a request that we answered ourselves for the error objective.
+    pub fn answered(&self, record: &Record, outcome: Outcome) {
+        self.ends.objective(record, outcome);
     }
 
     fn count(&self, series: Series) {
@@ -171,6 +205,7 @@ impl Metrics {
             }
         }
         self.decide.render(out);
+        self.ends.render(out);
         self.counters.render(out);
     }
 }
@@ -200,6 +235,11 @@ impl Histogram {
         let _ = writeln!(out, "{name}_sum {}", self.sum_ns.load(Relaxed) as f64 / 1e9);
         let _ = writeln!(out, "{name}_count {count}");
     }
+}
+
+/// Appends one counter without labels.
+pub fn push_counter(out: &mut String, name: &str, help: &str, value: u64) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
 }
 
 /// Appends one gauge without labels.

@@ -17,6 +17,14 @@ pub const FILTER: &str = "x-forebay-filter";
 pub const FEATURE: &str = "x-forebay-feature";
 /// The user that a client names, when its key names none.
 pub const USER: &str = "x-forebay-user";
+/// The run of an agent that a client names; what the scope RUN counts.
+pub const RUN: &str = "x-forebay-run";
+/// The evaluation that a client names; what the scope EVAL counts.
+pub const EVAL: &str = "x-forebay-eval";
+/// W3C trace context: read, and sent on with our span as the parent.
+pub const TRACEPARENT: &str = "traceparent";
+/// The namespace of the dynamic metadata that tells the usage: what Envoy found in the answer, and `drop` from decide.
+pub const USAGE_NAMESPACE: &str = "forebay.usage";
 /// The namespace of the dynamic metadata that follows a request to the access log.
 pub const NAMESPACE: &str = "forebay";
 /// Headers that may carry a client's key; none of them reaches an upstream.
@@ -28,3 +36,5 @@ pub const REQUEST_ID: &str = "x-forebay-request-id";
 pub const MODEL: &str = "x-forebay-model";
 /// Answered by forebay: `hit`, `miss`, `follow` or `bypass`.
 pub const CACHE: &str = "x-forebay-cache";
+/// Answered by forebay: what was reserved for the request, in nano-USD.
+pub const COST_RESERVED: &str = "x-forebay-cost-nanousd-reserved";

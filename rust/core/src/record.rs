@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::account::Settlement;
 use crate::refusal::push_json_string;
 
 /// The stages of a decision, in order. A stage that did not run has no time.
@@ -120,12 +121,22 @@ pub struct Record {
     pub user: Arc<str>,
     /// The feature; empty: none
     pub feature: Arc<str>,
+    /// The run of an agent; empty: none
+    pub run: Arc<str>,
+    /// The evaluation; empty: none
+    pub eval: Arc<str>,
+    /// What was asked for, as the route says; empty: no route matched
+    pub operation: &'static str,
+    /// The answer is a stream of events
+    pub stream: bool,
     /// The model as it was asked for
     pub asked: String,
     /// The model that serves; empty: none
     pub model: Arc<str>,
     /// The pool; empty: none
     pub pool: Arc<str>,
+    /// Who is paid; empty: nobody was named
+    pub provider: Arc<str>,
     /// `forward`, `answer` or a refusal's code
     pub outcome: &'static str,
     /// Why it is this model, this pool, this outcome
@@ -138,12 +149,27 @@ pub struct Record {
     pub prompt_tokens: u64,
     /// Whether that count is exact
     pub exact: bool,
+    /// The most output of all choices; 0: there is none; the largest: nobody says
+    pub output_cap_tokens: u64,
     /// Tokens reserved
     pub bound_tokens: u64,
+    /// Money reserved; 0 where the model has no price
+    pub reserved_nanousd: u64,
     /// Time of each stage
     pub stage_ns: [u32; STAGES],
     /// How it ended; `None` while it is open or when we answered ourselves
     pub end: Option<RecordEnd>,
+    /// What it cost; `None` as for `end`
+    pub spent: Option<Spent>,
+}
+
+/// What a request cost in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spent {
+    /// How it ended, what it used, and whether that is known
+    pub settlement: Settlement,
+    /// `None`: the model has no price
+    pub nanousd: Option<u64>,
 }
 
 /// What the access log added.
@@ -188,16 +214,20 @@ impl Record {
     /// Appends the record as one JSON object.
     pub fn push_json(&self, out: &mut String) {
         let _ = write!(out, "{{\"id\":\"{:032x}\",\"unix_ns\":{}", self.id, self.unix_ns);
-        let texts: [(&str, &str); 12] = [
+        let texts: [(&str, &str); 16] = [
             ("policy", &self.policy),
             ("route", &self.route),
             ("key", &self.key),
             ("tenant", &self.tenant),
             ("user", &self.user),
             ("feature", &self.feature),
+            ("run", &self.run),
+            ("eval", &self.eval),
+            ("operation", self.operation),
             ("asked", &self.asked),
             ("model", &self.model),
             ("pool", &self.pool),
+            ("provider", &self.provider),
             ("outcome", self.outcome),
             ("reason", self.reason),
             ("cache", self.cache.name()),
@@ -208,8 +238,9 @@ impl Record {
         }
         let _ = write!(
             out,
-            ",\"status\":{},\"prompt_tokens\":{},\"exact\":{},\"bound_tokens\":{},\"stages_ns\":{{",
-            self.status, self.prompt_tokens, self.exact, self.bound_tokens
+            ",\"status\":{},\"prompt_tokens\":{},\"exact\":{},\"bound_tokens\":{},\"reserved_nanousd\":{},\
+             \"stages_ns\":{{",
+            self.status, self.prompt_tokens, self.exact, self.bound_tokens, self.reserved_nanousd
         );
         let mut first = true;
         for (stage, ns) in Stage::ALL.iter().zip(self.stage_ns) {
@@ -226,6 +257,23 @@ impl Record {
                  \"aborted\":{}}}",
                 end.status, end.duration_ns, end.first_byte_ns, end.attempts, end.local_reply, end.aborted
             );
+        }
+        if let Some(spent) = &self.spent {
+            let Settlement { outcome, used, source } = spent.settlement;
+            let _ = write!(
+                out,
+                ",\"spent\":{{\"outcome\":\"{}\",\"usage\":\"{}\",\"prompt_tokens\":{},\"output_tokens\":{},\"nanousd\":",
+                outcome.name(),
+                source.name(),
+                used.prompt,
+                used.output
+            );
+            match spent.nanousd {
+                Some(nanousd) => {
+                    let _ = write!(out, "{nanousd}}}");
+                }
+                None => out.push_str("null}"),
+            }
         }
         out.push('}');
     }
@@ -291,7 +339,8 @@ mod tests {
         let ring = Ring::new(3);
         for id in 0..5 {
             let end = Some(RecordEnd { status: 200, ..RecordEnd::default() });
-            ring.push(Record { id, asked: format!("m\"{id}"), end, ..Record::default() });
+            let spent = Some(Spent { nanousd: (id > 3).then_some(7), ..Spent::default() });
+            ring.push(Record { id, asked: format!("m\"{id}"), end, spent, ..Record::default() });
         }
         assert_eq!(ring.counts(), (5, 2));
         let json = format!("{{\"r\":{}}}", ring.json(2));
@@ -299,6 +348,7 @@ mod tests {
         let records = doc.get("r").unwrap().as_array().unwrap();
         assert_eq!(records.len(), 2);
         assert_eq!(records[1].get("asked").unwrap().as_str(), Some("m\"4"));
+        assert_eq!(records[1].get("spent").unwrap().get("nanousd").unwrap().as_u64(), Some(7));
         assert_eq!(records[1].get("end").unwrap().get("status").unwrap().as_u64(), Some(200));
     }
 }

@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use crate::policy::pb::route::Operation;
+
 /// Why a request is answered with an error. The code is stable; a test walks all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
@@ -31,6 +33,13 @@ pub enum Refusal {
         param: String,
         /// What was wrong and what to do
         message: String,
+    },
+    /// A field asks for what cannot be governed
+    Unsupported {
+        /// The field's path
+        param: &'static str,
+        /// Why not, and what to do
+        why: &'static str,
     },
     /// The body is larger than the bound
     TooLarge {
@@ -78,6 +87,30 @@ pub enum Refusal {
         /// When to come back; `None`: never with this request
         retry_after_ns: Option<u64>,
     },
+    /// A hard budget has no room for the request
+    Budget {
+        /// The budget's name
+        name: String,
+        /// `nano-USD` or `tokens`
+        unit: &'static str,
+        /// Its amount in one period
+        amount: u64,
+        /// The most that this request can use
+        requested: u64,
+        /// What is left of it
+        remaining: u64,
+        /// When the period ends; `None`: never with this request
+        retry_after_ns: Option<u64>,
+    },
+    /// A hard budget cannot bound the request
+    BudgetUnbounded {
+        /// The budget's name
+        name: String,
+        /// What has no bound
+        why: &'static str,
+    },
+    /// What is left of a hard budget cannot be known at present
+    BudgetUnavailable,
     /// Every pool of the model is full
     PoolFull {
         /// The model
@@ -121,6 +154,17 @@ const AUTH: &str = "authentication_error";
 const FORBIDDEN: &str = "permission_error";
 const RATE: &str = "rate_limit_error";
 const SERVER: &str = "server_error";
+const QUOTA: &str = "insufficient_quota";
+
+/// Whose error body a client expects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ErrorShape {
+    /// `{"error": {"message", "type", "param", "code"}}`
+    #[default]
+    OpenAi,
+    /// `{"type": "error", "error": {"type", "message"}}`, and our slug beside them as `code`
+    Anthropic,
+}
 
 // === impl Refusal ===
 
@@ -138,6 +182,7 @@ impl Refusal {
             Self::ContentType(_) => "unsupported_media_type",
             Self::Json(_) => "invalid_json",
             Self::Field { .. } => "invalid_value",
+            Self::Unsupported { .. } => "unsupported_value",
             Self::TooLarge { .. } => "request_too_large",
             Self::UnknownModel(_) => "model_not_found",
             Self::ModelForbidden(_) => "model_forbidden",
@@ -146,6 +191,9 @@ impl Refusal {
             Self::Incapable { .. } => "unsupported_capability",
             Self::Window { .. } => "context_length_exceeded",
             Self::Limit { .. } => "rate_limit_exceeded",
+            Self::Budget { .. } => "budget_exhausted",
+            Self::BudgetUnbounded { .. } => "budget_unbounded",
+            Self::BudgetUnavailable => "budget_unavailable",
             Self::PoolFull { .. } => "pool_full",
             Self::NoPool(_) => "no_healthy_pool",
             Self::Stage => "stage_failed",
@@ -168,13 +216,19 @@ impl Refusal {
             Self::BadHeader(_)
             | Self::Json(_)
             | Self::Field { .. }
+            | Self::Unsupported { .. }
             | Self::UnknownFeature(_)
             | Self::Incapable { .. }
+            | Self::BudgetUnbounded { .. }
             | Self::Window { .. } => (400, 3, INVALID),
             Self::Limit { .. } | Self::PoolFull { status: 429, .. } => (429, 8, RATE),
-            Self::PoolFull { .. } | Self::NoPool(_) | Self::Stage | Self::Draining | Self::Overloaded => {
-                (503, 14, SERVER)
-            }
+            Self::Budget { .. } => (429, 8, QUOTA),
+            Self::PoolFull { .. }
+            | Self::NoPool(_)
+            | Self::Stage
+            | Self::Draining
+            | Self::Overloaded
+            | Self::BudgetUnavailable => (503, 14, SERVER),
             Self::Internal => (500, 13, SERVER),
         };
         Wire {
@@ -191,6 +245,7 @@ impl Refusal {
     fn param(&self) -> Option<String> {
         match self {
             Self::Field { param, .. } => Some(param.clone()),
+            Self::Unsupported { param, .. } => Some((*param).to_owned()),
             Self::UnknownModel(_) | Self::ModelForbidden(_) | Self::Incapable { .. } => Some("model".into()),
             Self::Window { .. } => Some("messages".into()),
             _ => None,
@@ -199,10 +254,15 @@ impl Refusal {
 
     fn retry_after_s(&self) -> Option<u64> {
         match self {
-            Self::Limit { retry_after_ns, .. } => retry_after_ns.map(|ns| ns.div_ceil(1_000_000_000).max(1)),
-            Self::PoolFull { .. } | Self::NoPool(_) | Self::Overloaded | Self::Draining | Self::Stage => {
-                Some(1)
+            Self::Limit { retry_after_ns, .. } | Self::Budget { retry_after_ns, .. } => {
+                retry_after_ns.map(whole_seconds)
             }
+            Self::PoolFull { .. }
+            | Self::NoPool(_)
+            | Self::Overloaded
+            | Self::Draining
+            | Self::Stage
+            | Self::BudgetUnavailable => Some(1),
             _ => None,
         }
     }
@@ -220,6 +280,7 @@ impl Refusal {
             }
             Self::ContentType(given) => format!("the content type is `{given}`; send `application/json`"),
             Self::Json(message) | Self::Field { message, .. } => message.clone(),
+            Self::Unsupported { param, why } => format!("`{param}` is not supported here: {why}"),
             Self::TooLarge { limit_bytes } => format!("the body is larger than {limit_bytes} bytes"),
             Self::UnknownModel(model) => format!("the model `{model}` does not exist"),
             Self::ModelForbidden(model) => format!("this key may not use the model `{model}`"),
@@ -235,14 +296,21 @@ impl Refusal {
                     "the limit `{name}` of {capacity} {unit} is reached: this request needs {requested}, {remaining} \
                      remain"
                 );
-                match retry_after_ns {
-                    Some(ns) => {
-                        let _ = write!(text, "; retry after {} s", ns.div_ceil(1_000_000_000).max(1));
-                    }
-                    None => text.push_str("; it can never fit, make it smaller"),
-                }
+                push_when(&mut text, *retry_after_ns);
                 text
             }
+            Self::Budget { name, unit, amount, requested, remaining, retry_after_ns } => {
+                let mut text = format!(
+                    "the budget `{name}` of {amount} {unit} has no room: this request may use {requested}, {remaining} \
+                     remain"
+                );
+                push_when(&mut text, *retry_after_ns);
+                text
+            }
+            Self::BudgetUnbounded { name, why } => {
+                format!("the budget `{name}` is hard, and this request has no bound: {why}")
+            }
+            Self::BudgetUnavailable => "what is left of a budget is not known at present; retry later".into(),
             Self::PoolFull { model, .. } => format!("every pool that serves `{model}` is full; retry later"),
             Self::NoPool(model) => format!("no healthy pool serves `{model}` at present; retry later"),
             Self::Stage => "the routing stage of this deployment failed; retry later".into(),
@@ -253,9 +321,36 @@ impl Refusal {
     }
 }
 
+// === impl ErrorShape ===
+
+impl ErrorShape {
+    /// What clients of the operation expect.
+    pub fn of(operation: Operation) -> Self {
+        if operation == Operation::Messages { Self::Anthropic } else { Self::OpenAi }
+    }
+}
+
 // === impl Wire ===
 
 impl Wire {
+    /// The body in the shape that the client expects.
+    pub fn body_as(&self, shape: ErrorShape) -> Vec<u8> {
+        match shape {
+            ErrorShape::OpenAi => self.body(),
+            ErrorShape::Anthropic => self.anthropic_body(),
+        }
+    }
+
+    /// The body in Anthropic's shape.
+    fn anthropic_body(&self) -> Vec<u8> {
+        let mut out = String::with_capacity(112 + self.message.len());
+        let kind = anthropic_kind(self.status);
+        let _ = write!(out, "{{\"type\":\"error\",\"error\":{{\"type\":\"{kind}\",\"message\":");
+        push_json_string(&mut out, &self.message);
+        let _ = write!(out, ",\"code\":\"{}\"}}}}", self.code);
+        out.into_bytes()
+    }
+
     /// The body in `OpenAI`'s shape.
     pub fn body(&self) -> Vec<u8> {
         let mut out = String::with_capacity(96 + self.message.len());
@@ -269,6 +364,37 @@ impl Wire {
         let _ = write!(out, ",\"code\":\"{}\"}}}}", self.code);
         out.into_bytes()
     }
+}
+
+/// Anthropic's error type, which follows the status.
+///
+/// *Source*: Anthropic API reference, "Errors".
+fn anthropic_kind(status: u16) -> &'static str {
+    match status {
+        401 => AUTH,
+        403 => FORBIDDEN,
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => RATE,
+        // Theirs is 529; what it tells a client is the same.
+        503 => "overloaded_error",
+        500.. => "api_error",
+        _ => INVALID,
+    }
+}
+
+/// When to come back, in the words of a message.
+fn push_when(text: &mut String, retry_after_ns: Option<u64>) {
+    match retry_after_ns {
+        Some(ns) => {
+            let _ = write!(text, "; retry after {} s", whole_seconds(ns));
+        }
+        None => text.push_str("; it can never fit, make it smaller"),
+    }
+}
+
+fn whole_seconds(ns: u64) -> u64 {
+    ns.div_ceil(1_000_000_000).max(1)
 }
 
 /// Appends `text` as a JSON string.
@@ -321,6 +447,17 @@ mod tests {
                 remaining: 0,
                 retry_after_ns: Some(1),
             },
+            Refusal::Budget {
+                name: s(),
+                unit: "nano-USD",
+                amount: 1,
+                requested: 1,
+                remaining: 0,
+                retry_after_ns: Some(1),
+            },
+            Refusal::BudgetUnbounded { name: s(), why: "the model has no price" },
+            Refusal::BudgetUnavailable,
+            Refusal::Unsupported { param: "background", why: "no" },
             Refusal::PoolFull { model: s(), status: 429 },
             Refusal::NoPool(s()),
             Refusal::Stage,
@@ -344,5 +481,72 @@ mod tests {
             assert_eq!(error.get("code").and_then(|c| c.as_str()), Some(wire.code));
             assert_eq!(error.get("message").and_then(|c| c.as_str()), Some(wire.message.as_str()));
         }
+    }
+
+    #[test]
+    fn anthropic_s_shape_is_valid_and_its_types_follow_the_status() {
+        let field = |body: &[u8], path: &[&str]| {
+            let doc = crate::json::Document::parse(body, crate::json::Bounds::default());
+            let doc = doc.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(body)));
+            let (first, rest) = path.split_first().unwrap_or_else(|| panic!("no path"));
+            let value = rest.iter().try_fold(doc.get(first)?, |value, name| value.get(name))?;
+            value.as_str().map(str::to_owned)
+        };
+        for refusal in all() {
+            let wire = refusal.wire();
+            let body = wire.body_as(ErrorShape::Anthropic);
+            assert_eq!(field(&body, &["type"]).as_deref(), Some("error"));
+            assert_eq!(field(&body, &["error", "code"]).as_deref(), Some(wire.code));
+            assert_eq!(field(&body, &["error", "message"]), Some(wire.message.clone()));
+            assert_eq!(wire.body_as(ErrorShape::OpenAi), wire.body());
+            let expected = match wire.status {
+                400 | 405 | 415 => "invalid_request_error",
+                401 => "authentication_error",
+                403 => "permission_error",
+                404 => "not_found_error",
+                413 => "request_too_large",
+                429 => "rate_limit_error",
+                500 => "api_error",
+                503 => "overloaded_error",
+                other => panic!("{other}"),
+            };
+            assert_eq!(field(&body, &["error", "type"]).as_deref(), Some(expected), "{}", wire.code);
+        }
+        assert_eq!(ErrorShape::of(Operation::Messages), ErrorShape::Anthropic);
+        assert_eq!(ErrorShape::of(Operation::Responses), ErrorShape::OpenAi);
+    }
+
+    #[test]
+    fn a_budget_says_what_is_left_and_when_to_come_back() {
+        let budget = |retry_after_ns| {
+            let name = "acme-month".to_owned();
+            Refusal::Budget {
+                name,
+                unit: "nano-USD",
+                amount: 100,
+                requested: 60,
+                remaining: 40,
+                retry_after_ns,
+            }
+            .wire()
+        };
+        let wire = budget(Some(1_500_000_000));
+        assert_eq!((wire.status, wire.kind, wire.code), (429, "insufficient_quota", "budget_exhausted"));
+        assert_eq!(wire.retry_after_s, Some(2));
+        assert_eq!(
+            wire.message,
+            "the budget `acme-month` of 100 nano-USD has no room: this request may use 60, 40 remain; retry after 2 s"
+        );
+        let never = budget(None);
+        assert!(
+            never.retry_after_s.is_none() && never.message.ends_with("it can never fit, make it smaller")
+        );
+        let unknown = Refusal::BudgetUnavailable.wire();
+        assert_eq!(
+            (unknown.status, unknown.code, unknown.retry_after_s),
+            (503, "budget_unavailable", Some(1))
+        );
+        let unbounded = Refusal::BudgetUnbounded { name: "b".into(), why: "the model has no price" }.wire();
+        assert_eq!((unbounded.status, unbounded.code, unbounded.kind), (400, "budget_unbounded", INVALID));
     }
 }

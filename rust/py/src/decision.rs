@@ -12,10 +12,11 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Decision>()
 }
 
-/// What a decision says: `answer` (ours), `forward` (to a pool), `body` (send the body), `follow` or `resolve` (wait).
+/// What a decision says: `answer` (ours), `forward` (to a pool), `body` (send the body), `follow`, `lease` or `resolve`
+/// (wait).
 #[pyclass(frozen, get_all, module = "forebay._core")]
 pub struct Decision {
-    /// `answer`, `forward`, `body`, `follow` or `resolve`
+    /// `answer`, `forward`, `body`, `follow`, `lease` or `resolve`
     action: &'static str,
     /// The reservation id, 32 hex digits
     id: String,
@@ -33,7 +34,11 @@ pub struct Decision {
     capture: bool,
     /// `forward`: the pool is the batch service
     batch: bool,
-    /// `follow` and `resolve`: the longest wait
+    /// `forward`: the trace context that the upstream gets; `None`: what the client sent goes on
+    traceparent: Option<String>,
+    /// `forward`: the stream's usage event was asked for by us, so the client must not see it
+    drop_usage: bool,
+    /// `follow`, `lease` and `resolve`: the longest wait
     wait_ns: u64,
     /// `resolve`: the stage, `package.module:function`
     target: String,
@@ -78,6 +83,8 @@ impl Decision {
             pool: String::new(),
             capture: false,
             batch: false,
+            traceparent: None,
+            drop_usage: false,
             wait_ns: 0,
             target: String::new(),
             request: None,
@@ -129,6 +136,8 @@ impl Decision {
             pool: forward.pool.to_string(),
             capture: forward.capture,
             batch: forward.batch,
+            traceparent: forward.traceparent,
+            drop_usage: forward.drop_usage,
             body: forward.body.map(|b| PyBytes::new(py, &b).unbind()),
             metadata: metadata.unbind(),
             ..Self::empty(py, "forward", forward.id)

@@ -10,7 +10,7 @@ use forebay_core::answer::{BodyEnd, ResponseHead};
 use forebay_core::cache::Selector;
 use forebay_core::engine::{
     BodyStep, Clock, Engine as CoreEngine, EngineConfig, FollowOutcome, HeadStep, LogEntry, Resolution,
-    Session as CoreSession, Waiter,
+    Session as CoreSession, UsageText, Waiter,
 };
 use forebay_core::record::RecordEnd;
 use forebay_core::request::Head;
@@ -103,7 +103,7 @@ impl Engine {
             engine: self.engine.clone(),
             clock: self.clock,
             decision: Py::new(py, decision)?,
-            inner: Mutex::new(Inner { session: inner, told: None }),
+            inner: Mutex::new(Inner { session: inner, told: None, leasing: false }),
         })
     }
 
@@ -139,9 +139,11 @@ impl Engine {
 
     /// Says that a request ended, as Envoy's access log does.
     ///
-    /// `local_reply`: no upstream answered, so its tokens come back.
+    /// `local_reply`: no upstream answered, so its tokens and money come back. `usage`: the answer's usage object, JSON;
+    /// without one the use is estimated from `answer_bytes`.
     /// Raises: `ValueError` for an id that is no 32 hex digits.
-    #[pyo3(signature = (id, status=200, *, duration_ns=0, local_reply=false, aborted=false, unreachable=false))]
+    #[pyo3(signature = (id, status=200, *, duration_ns=0, local_reply=false, aborted=false, unreachable=false,
+        timed_out=false, reset=false, answer_bytes=0, usage_start=None, usage=None))]
     #[allow(clippy::too_many_arguments)] // keyword-only flags of one event
     fn end(
         &self,
@@ -152,10 +154,18 @@ impl Engine {
         local_reply: bool,
         aborted: bool,
         unreachable: bool,
+        timed_out: bool,
+        reset: bool,
+        answer_bytes: u64,
+        usage_start: Option<&[u8]>,
+        usage: Option<&[u8]>,
     ) -> PyResult<()> {
         let id = parse_id(id)?;
         let end = RecordEnd { status, duration_ns, local_reply, aborted, ..RecordEnd::default() };
-        py.detach(|| self.engine.logged(id, &LogEntry { end, unreachable }, self.clock.now_ns()));
+        let usage = UsageText { start: usage_start, last: usage, is_bad: false };
+        let entry =
+            LogEntry { end, unreachable, timed_out, reset, answer_bytes, usage, ..LogEntry::default() };
+        py.detach(|| self.engine.logged(id, &entry, self.clock.now_ns()));
         Ok(())
     }
 
@@ -229,6 +239,27 @@ impl Engine {
         py.detach(|| self.engine.invalidate(&selector))
     }
 
+    /// Puts a drawn lease into its budget's bucket and wakes who waits for it. An unknown token changes nothing.
+    ///
+    /// `granted` was drawn, `left` is what the bucket could still be granted, in its unit.
+    fn grant(&self, py: Python<'_>, token: u64, granted: u64, left: u64) {
+        py.detach(|| self.engine.grant_lease(token, granted, left, self.clock.now_ns()));
+    }
+
+    /// Says that nothing could be drawn for an ask: who waits for it asks again, or is refused with 503.
+    fn lease_failed(&self, py: Python<'_>, token: u64) {
+        py.detach(|| self.engine.fail_lease(token));
+    }
+
+    /// What every bucket of a budget was leased: (budget, value, period_start_s, granted, used).
+    fn lease_balances(&self, py: Python<'_>) -> Vec<(String, String, i64, u64, u64)> {
+        let balances = py.detach(|| self.engine.lease_balances(self.clock.now_ns()));
+        balances
+            .into_iter()
+            .map(|b| (b.budget.to_string(), b.value.to_string(), b.period_start_s, b.granted, b.used))
+            .collect()
+    }
+
     /// Counts a policy that was refused before it reached the engine, such as a file that is no YAML.
     fn count_refused_policy(&self) {
         self.engine.metrics().counters.policies_refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -285,6 +316,8 @@ pub struct Session {
 struct Inner {
     session: Option<Box<CoreSession>>,
     told: Option<mpsc::Receiver<FollowOutcome>>,
+    /// What is waited for is a lease, which says nothing about a flight
+    leasing: bool,
 }
 
 #[pymethods]
@@ -302,7 +335,7 @@ impl Session {
         let (id, step) = py
             .detach(|| {
                 let mut inner = self.inner.lock();
-                let Inner { session, told } = &mut *inner;
+                let Inner { session, told, leasing } = &mut *inner;
                 let session = session.as_mut()?;
                 let mut waiter = || -> Waiter {
                     let (tx, rx) = mpsc::channel();
@@ -314,6 +347,7 @@ impl Session {
                 };
                 let step = self.engine.body(session, body, &mut waiter, &self.clock);
                 let id = session.id();
+                *leasing = matches!(step, BodyStep::Lease { .. });
                 if matches!(step, BodyStep::Answer(_) | BodyStep::Forward(_)) {
                     inner.session = None;
                 }
@@ -327,6 +361,9 @@ impl Session {
             BodyStep::Follow { until_ns } => {
                 Decision::wait(py, "follow", id, until_ns.saturating_sub(self.clock.now_ns()))
             }
+            BodyStep::Lease { until_ns } => {
+                Decision::wait(py, "lease", id, until_ns.saturating_sub(self.clock.now_ns()))
+            }
         };
         Py::new(py, decision)
     }
@@ -339,9 +376,10 @@ impl Session {
         inner.session.as_ref().map_or((0, 0), |s| (s.message_timeout_ns(), s.max_message_timeout_ns()))
     }
 
-    /// After `follow`: waits for the request in flight, at most `timeout_ns`. Blocks with the GIL released.
+    /// After `follow` or `lease`: waits for the request in flight, or the lease, at most `timeout_ns`. Blocks with the
+    /// GIL released.
     ///
-    /// Returns: whether that one ended. Otherwise this one goes on alone, unless it waits again.
+    /// Returns: whether that came. Otherwise a follower goes on alone, unless it waits again.
     fn wait(&self, py: Python<'_>, timeout_ns: u64) -> bool {
         py.detach(|| {
             let Some(told) = self.inner.lock().told.take() else { return false };
@@ -350,6 +388,9 @@ impl Session {
             let mut inner = self.inner.lock();
             if !ended {
                 inner.told = Some(told);
+            }
+            if inner.leasing {
+                return ended;
             }
             if let Some(session) = &mut inner.session {
                 session.followed(outcome.unwrap_or(FollowOutcome::GoAlone));

@@ -3,9 +3,11 @@
 //! On failure: an address that is no address or cannot be bound raises before anything is served.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use forebay_serve::{Gateway as ServeGateway, Listen};
+use forebay_core::engine::LeaseAsk;
+use forebay_serve::{Gateway as ServeGateway, JournalSettings, Listen};
 use pyo3::prelude::*;
 
 use crate::batch::BatchQueue;
@@ -20,9 +22,10 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// The servers that Envoy talks to, on threads of their own that never take the GIL.
 ///
 /// `ext_proc` and `batch` are `host:port`, port 0 for any free one; `workers` are threads; `max_body_bytes` bounds one
-/// message.
+/// message. `journal` is the folder that records of what requests cost are written to, at most `max_journal_bytes`
+/// at once; without it none are made.
 ///
-/// Raises: `GatewayError` when an address is malformed or taken.
+/// Raises: `GatewayError` when an address is malformed or taken, or the journal cannot be begun.
 #[pyclass(frozen, module = "forebay._core")]
 pub struct Gateway {
     inner: ServeGateway,
@@ -31,6 +34,9 @@ pub struct Gateway {
 #[pymethods]
 impl Gateway {
     #[new]
+    #[pyo3(signature = (engine, ext_proc, batch, workers, max_body_bytes, *, journal=None,
+        max_journal_bytes=268_435_456))]
+    #[allow(clippy::too_many_arguments)] // keyword-only parts of one configuration
     fn new(
         py: Python<'_>,
         engine: &Engine,
@@ -38,8 +44,18 @@ impl Gateway {
         batch: &str,
         workers: usize,
         max_body_bytes: usize,
+        journal: Option<PathBuf>,
+        max_journal_bytes: u64,
     ) -> PyResult<Self> {
-        let listen = Listen { ext_proc: address(ext_proc)?, batch: address(batch)?, workers, max_body_bytes };
+        let journal =
+            journal.map(|directory| JournalSettings { directory, max_bytes: max_journal_bytes });
+        let listen = Listen {
+            ext_proc: address(ext_proc)?,
+            batch: address(batch)?,
+            workers,
+            max_body_bytes,
+            journal,
+        };
         let (core, clock) = (engine.engine.clone(), engine.clock);
         let inner = py.detach(|| ServeGateway::start(core, clock, &listen));
         let inner = inner
@@ -71,6 +87,30 @@ impl Gateway {
     fn next_stage_batch(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<Option<StageBatch>> {
         let next = py.detach(|| self.inner.stages().next(Duration::from_millis(timeout_ms)));
         next.map(|requests| StageBatch::new(py, requests)).transpose()
+    }
+
+    /// The next buckets of budgets that need a lease. Blocks at most `timeout_ms` with the GIL released.
+    ///
+    /// Returns: (token, budget, value, unit, period_start_s, period_end_s, amount, want) each, empty when nothing came;
+    /// `None` once the gateway stopped. Each token is answered with `Engine.grant` or `Engine.lease_failed`.
+    #[allow(clippy::type_complexity)] // a row
+    fn next_leases(
+        &self,
+        py: Python<'_>,
+        timeout_ms: u64,
+    ) -> Option<Vec<(u64, String, String, &'static str, i64, i64, u64, u64)>> {
+        let asks = py.detach(|| self.inner.leases().next(Duration::from_millis(timeout_ms)))?;
+        let row = |a: LeaseAsk| {
+            let (budget, value) = (a.budget.to_string(), a.value.to_string());
+            (a.token, budget, value, a.unit, a.period_start_s, a.period_end_s, a.amount, a.want)
+        };
+        Some(asks.into_iter().map(row).collect())
+    }
+
+    /// Bytes that the journal wrote, and writes that failed.
+    #[getter]
+    fn journal_counts(&self) -> (u64, u64) {
+        self.inner.journal_counts()
     }
 
     /// Refuses new requests, waits at most `wait_ms` for those in flight, and stops all threads.

@@ -6,12 +6,16 @@ mod clock;
 mod codec;
 mod envoy;
 mod extproc;
+mod journal;
 pub mod kserve;
+mod leases;
 mod protobuf;
 mod report;
 mod server;
 mod stage;
 
 pub use clock::SystemClock;
+pub use journal::JournalSettings;
+pub use leases::Leases;
 pub use server::{Gateway, Listen};
 pub use stage::{StagePending, StageRequest, Stages};

@@ -19,7 +19,9 @@ use crate::admission::EngineAdmission;
 use crate::clock::SystemClock;
 use crate::envoy::EnvoyServices;
 use crate::extproc::Runtime;
+use crate::journal::{Journal, JournalSettings, outbox_bytes};
 use crate::kserve::{self, BatchQueue, KserveService, QueueSettings, ServerSettings};
+use crate::leases::Leases;
 use crate::report::Report;
 use crate::stage::Stages;
 
@@ -50,6 +52,8 @@ pub struct Listen {
     pub workers: usize,
     /// Largest buffered body
     pub max_body_bytes: usize,
+    /// Where records are written; `None`: there is no ledger
+    pub journal: Option<JournalSettings>,
 }
 
 /// A running gateway.
@@ -57,6 +61,8 @@ pub struct Gateway {
     engine: Arc<Engine>,
     clock: SystemClock,
     stages: Arc<Stages>,
+    leases: Arc<Leases>,
+    runtime: Arc<Runtime>,
     batches: Arc<BatchQueue>,
     ext_proc: SocketAddr,
     batch: SocketAddr,
@@ -75,12 +81,17 @@ impl Gateway {
             .enable_all()
             .build()?;
         let stages = Arc::new(Stages::default());
-        let runtime = Arc::new(Runtime {
-            engine: engine.clone(),
-            clock,
-            stages: stages.clone(),
-            report: Report::default(),
-        });
+        let leases = Arc::new(Leases::new(engine.clone()));
+        let report = Arc::new(Report::default());
+        let journal = match &listen.journal {
+            Some(settings) => {
+                let outbox = engine.keep_records(outbox_bytes(settings.max_bytes));
+                Some(Journal::start(settings.clone(), outbox, report.clone())?)
+            }
+            None => None,
+        };
+        let runtime =
+            Arc::new(Runtime { engine: engine.clone(), clock, stages: stages.clone(), report, journal });
         let (stop, stopped) = watch::channel(false);
         let ext_proc = tokio.block_on(TcpListener::bind(listen.ext_proc))?;
         let batch = tokio.block_on(TcpListener::bind(listen.batch))?;
@@ -90,13 +101,15 @@ impl Gateway {
         let admission = Arc::new(EngineAdmission::new(engine.clone(), clock));
         let max_message_bytes = listen.max_body_bytes + MESSAGE_OVERHEAD_BYTES;
         let service = KserveService::new(batches.clone(), admission, max_message_bytes, INFER_TIMEOUT);
-        tokio.spawn(serve_envoy(ext_proc, runtime, listen.max_body_bytes, stopped.clone()));
+        tokio.spawn(serve_envoy(ext_proc, runtime.clone(), listen.max_body_bytes, stopped.clone()));
         tokio.spawn(serve_batches(batch, service, stopped.clone()));
         tokio.spawn(tick(engine.clone(), clock, stopped));
         Ok(Self {
             engine,
             clock,
             stages,
+            leases,
+            runtime,
             batches,
             ext_proc: ext_proc_addr,
             batch: batch_addr,
@@ -125,6 +138,16 @@ impl Gateway {
         &self.stages
     }
 
+    /// Leases that requests wait for.
+    pub fn leases(&self) -> &Arc<Leases> {
+        &self.leases
+    }
+
+    /// Bytes that the journal wrote, and writes that failed.
+    pub fn journal_counts(&self) -> (u64, u64) {
+        self.runtime.journal.as_ref().map_or((0, 0), Journal::counts)
+    }
+
     /// Batches that wait to be sent.
     pub fn batches(&self) -> &Arc<BatchQueue> {
         &self.batches
@@ -147,9 +170,13 @@ impl Gateway {
         let left = self.engine.open_reservations();
         self.batches.close();
         self.stages.close();
+        self.leases.close();
         // Streams without an answer end with their connection: an error for Envoy, never a pass.
         let _ = self.stop.send(true);
         tokio.shutdown_timeout(Duration::from_secs(2));
+        if let Some(journal) = &self.runtime.journal {
+            journal.stop();
+        }
         left
     }
 }

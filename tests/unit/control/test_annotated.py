@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.control.annotated import text, typed, without_comments
+from forebay.control.annotated import Script, text, typed, without_comments
 
 KEYS = st.text(max_size=6).filter(lambda key: not key.startswith("#")) | st.sampled_from(["no", "@type", "a-b", "1"])
 WORDS = st.text(st.characters(codec="utf-8"), max_size=150)
@@ -55,3 +55,10 @@ def test_a_message_has_its_type_first() -> None:
 def test_what_is_no_json_is_a_fault() -> None:
     with pytest.raises(TypeError, match="set"):
         text({"a": {1}})
+
+
+def test_a_script_stands_in_lines_as_it_is() -> None:
+    script = Script("-- one: #two\n\nif x then\n  y()\nend\n")
+    value = {"a": {"script": script, "b": 1}, "list": [{"c": {"script": script}}]}
+    assert yaml.safe_load(text(value)) == value
+    assert "  script: |\n    -- one: #two\n\n    if x then\n      y()\n    end\n" in text(value)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from forebay.control import ClusterState, observe
+from forebay.control import ClusterState, logs_dropped, observe
 from forebay.control.observe import Versions, versions
 from forebay.errors import ObserveError
 
@@ -87,3 +87,20 @@ def test_a_port_that_is_away_is_said() -> None:
         observe("127.0.0.1:1", timeout_s=0.5)
     with pytest.raises(ObserveError, match="`nowhere`"):
         observe("nowhere")
+
+
+def test_lost_log_entries_are_counted() -> None:
+    name = "access_logs.grpc_access_log.logs_dropped"
+    with admin(200, json.dumps({"stats": [{"name": name, "value": 7}]}).encode()) as address:
+        assert logs_dropped(address) == 7
+    # Envoy has no such counter before its first log opens.
+    with admin(200, b'{"stats": [{"histograms": {}}]}') as address:
+        assert logs_dropped(address) == 0
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"stats": 1}', b'{"stats": [{"name": "access_logs.grpc_access_log.logs_dropped"}]}']
+)
+def test_an_answer_without_statistics_is_said(body: bytes) -> None:
+    with admin(200, body) as address, pytest.raises(ObserveError, match="stats"):
+        logs_dropped(address)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from forebay.control import RenderOptions, names, render
-from forebay.control.local_replies import RULES, body_of
+from forebay.control.local_replies import RULES, body_of, messages_body_of
 from forebay.control.render import join_clusters, split_clusters, version_of
 from forebay.errors import RenderError
 from forebay.policy import load, load_text
@@ -43,7 +43,10 @@ def test_every_setting_that_the_design_warns_about_is_there() -> None:
     assert decide["failure_mode_allow"] is False
     assert decide["message_timeout"] == "1s"
     assert decide["max_message_timeout"] == "60s"
-    assert decide["metadata_options"]["receiving_namespaces"]["untyped"] == [names.NAMESPACE]
+    assert decide["metadata_options"]["receiving_namespaces"]["untyped"] == [
+        names.NAMESPACE,
+        names.USAGE_NAMESPACE,
+    ]
     strip = http["early_header_mutation_extensions"][0]["typed_config"]["mutations"]
     assert {"remove_on_match": {"key_matcher": {"prefix": names.INTERNAL_PREFIX}}} in strip
     gateway = yaml.safe_load(rendered.bootstrap)["static_resources"]["clusters"][0]
@@ -51,7 +54,9 @@ def test_every_setting_that_the_design_warns_about_is_there() -> None:
     assert [each["name"] for each in http["http_filters"]] == [
         "forebay.decide",
         "forebay.response_headers",
+        "forebay.usage",
         "forebay.capture",
+        "forebay.decompress",
         "envoy.filters.http.router",
     ]
 
@@ -109,16 +114,99 @@ def test_a_wildcard_is_listened_on_not_called() -> None:
     assert endpoint["address"]["socket_address"]["address"] == "127.0.0.1"
 
 
+ONE_OF_EACH = """
+pools:
+- {name: open, protocol: OPENAI, endpoints: [{address: "127.0.0.1:1"}], credential: {env: A}}
+- {name: claude, protocol: ANTHROPIC, endpoints: [{address: "127.0.0.1:1"}], credential: {env: A}}
+- {name: named, protocol: ANTHROPIC, endpoints: [{address: "127.0.0.1:1"}], credential: {env: A, header: x-key}}
+- {name: http, protocol: HTTP, endpoints: [{address: "127.0.0.1:1"}]}
+- {name: grpc, protocol: GRPC, endpoints: [{address: "127.0.0.1:1"}]}
+- {name: triton, protocol: KSERVE_GRPC, endpoints: [{address: "127.0.0.1:1"}]}
+models:
+- {name: m, pools: [claude], capabilities: [MESSAGES], max_output_tokens: 10}
+routes:
+- {name: talk, path: /claude/talk, operation: MESSAGES}
+- {name: all, path_prefix: /anthropic/, operation: MESSAGES}
+- {name: chat, path: /v1/chat/completions, operation: CHAT_COMPLETIONS}
+"""
+
+
+def test_usage_is_read_in_answers_of_model_pools_alone() -> None:
+    rendered = render(load_text(ONE_OF_EACH).message(), OPTIONS)
+    routes = yaml.safe_load(rendered.routes)["resources"][0]["virtual_hosts"][0]["routes"]
+    asked = {route["name"]: sorted(route.get("typed_per_filter_config", {})) for route in routes}
+    both = ["forebay.decompress", "forebay.usage"]
+    assert {name: filters for name, filters in asked.items() if filters} == {
+        "pool.open": both,
+        "pool.claude": both,
+        "pool.named": both,
+    }
+    for route in routes:
+        model = route["name"] in ("pool.open", "pool.claude", "pool.named")
+        assert ("accept-encoding" in route.get("request_headers_to_remove", [])) == model
+    usage = manager(rendered.bootstrap)["http_filters"][2]["typed_config"]
+    # Without a program of its own: where no route names one, nothing runs.
+    assert "default_source_code" not in usage
+    program = (ROOT / "python" / "forebay" / "control" / "usage.lua").read_text()
+    assert usage["source_codes"]["usage"]["inline_string"] == program
+
+
+def test_the_program_and_python_agree_on_the_namespace() -> None:
+    program = (ROOT / "python" / "forebay" / "control" / "usage.lua").read_text()
+    assert f'NAMESPACE = "{names.USAGE_NAMESPACE}"' in program
+
+
+def test_a_pool_of_anthropic_takes_its_key_in_its_own_header() -> None:
+    rendered = render(load_text(ONE_OF_EACH).message(), OPTIONS)
+    injected = {}
+    for cluster in yaml.safe_load(rendered.clusters)["resources"]:
+        options = next(iter(cluster["typed_extension_protocol_options"].values()))
+        for each in options.get("http_filters", [])[:1]:
+            generic = each["typed_config"]["credential"]["typed_config"]
+            injected[cluster["name"]] = (generic["header"], generic.get("header_value_prefix", ""))
+    assert injected == {"open": ("authorization", "Bearer "), "claude": ("x-api-key", ""), "named": ("x-key", "")}
+    routes = yaml.safe_load(rendered.routes)["resources"][0]["virtual_hosts"][0]["routes"]
+    claude = next(route for route in routes if route["name"] == "pool.claude")
+    assert {"cookie", "x-forwarded-for"} <= set(claude["request_headers_to_remove"])
+    assert "anthropic-ratelimit-input-tokens-remaining" in claude["response_headers_to_remove"]
+    assert "retry-after" not in claude["response_headers_to_remove"]
+
+
+def test_which_paths_are_messages_is_told_with_their_queries() -> None:
+    rendered = render(load_text(ONE_OF_EACH).message(), OPTIONS)
+    mapper = manager(rendered.bootstrap)["local_reply_config"]["mappers"][2]
+    told = mapper["filter"]["and_filter"]["filters"][0]["header_filter"]["header"]["string_match"]["safe_regex"]
+    for path in ("/v1/messages", "/v1/messages?beta=true", "/claude/talk", "/claude/talk?a", "/anthropic/v1/messages"):
+        assert re.fullmatch(told["regex"], path), path
+    for path in ("/v1/messagesx", "/v1/messages/batches", "/v1/chat/completions", "/claude/talks", "/anthropic"):
+        assert not re.fullmatch(told["regex"], path), path
+
+
 def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(RenderError, match="`nowhere`"):
         render(load_text("envoy: {listen_address: nowhere}").message(), OPTIONS)
 
 
-def test_local_replies_have_the_shape_of_openai() -> None:
+ANTHROPIC_TYPES = {
+    "invalid_request_error",
+    "authentication_error",
+    "permission_error",
+    "not_found_error",
+    "request_too_large",
+    "rate_limit_error",
+    "api_error",
+    "overloaded_error",
+}
+
+
+def test_local_replies_have_the_shape_of_their_api() -> None:
     codes = [rule.code for rule in RULES]
     assert len(set(codes)) == len(codes)
     for rule in RULES:
         assert set(json.loads(body_of(rule))["error"]) == {"message", "type", "param", "code"}
+        said = json.loads(messages_body_of(rule))
+        assert (said["type"], said["error"]["message"]) == ("error", rule.message)
+        assert said["error"]["type"] in ANTHROPIC_TYPES
         assert not rule.message.endswith(".")
         # The body is one of Envoy's format strings; a percent sign would begin a command.
         assert "%" not in rule.message

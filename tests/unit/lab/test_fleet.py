@@ -181,7 +181,7 @@ def test_errors_are_of_openai_types(client: Any, fleet: Fleet) -> None:
     with pytest.raises(openai.AuthenticationError):
         chat(client.with_options(api_key="somebody-else"))
     with pytest.raises(openai.NotFoundError):
-        client.responses.create(model="small-chat", input="hello")
+        client.images.generate(model="small-chat", prompt="hello")
 
 
 def test_stats_count_what_was_served_and_headers_show_what_was_told() -> None:

@@ -11,10 +11,7 @@ use tokio::{
 };
 
 use super::{plan::Plan, report::Tally};
-use crate::{
-    http1::{EventBody, Framing, Head},
-    prompt::Reply,
-};
+use crate::http1::{EventBody, Framing, Head};
 
 /// An open connection and what was read past the last answer.
 #[derive(Debug)]
@@ -44,7 +41,7 @@ impl Connection {
         match framing {
             Framing::Length(bytes) => {
                 self.read_length(bytes).await?;
-                if status == 200 && plan.reply() == Reply::Stream {
+                if status == 200 && plan.reply().is_stream() {
                     return Err("not_a_stream");
                 }
             }
@@ -53,7 +50,7 @@ impl Connection {
                 let end = self.read_events(started, tally).await;
                 tally.close();
                 let body = end?;
-                if plan.reply() == Reply::Stream {
+                if plan.reply().is_stream() {
                     tally.events(body.events);
                     if !body.ended_with_done() {
                         return Err("cut_stream");

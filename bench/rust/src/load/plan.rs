@@ -29,8 +29,10 @@ pub struct Plan {
     pub requests: u64,
     /// Ends the run early.
     pub duration: Option<Duration>,
-    /// Events that a whole stream has.
+    /// Events that a whole stream has: its chunks, and of the closing ones those that come through.
     pub events: u64,
+    /// From one request's time to the next one's; without it each is sent as soon as a connection is free.
+    pub gap: Option<Duration>,
     prompt: PromptSpec,
     prompts: Prompts,
     first: u64,
@@ -46,9 +48,14 @@ impl Plan {
     pub fn take(args: &mut Args) -> Result<Self, BenchError> {
         let address: SocketAddr = args.get("--addr", String::new())?.parse()?;
         let open_streams = args.get("--open-streams", 0_usize)?;
-        let reply = if args.flag("--stream") || open_streams > 0 { Reply::Stream } else { Reply::Plain };
+        let reply = match (args.flag("--stream") || open_streams > 0, args.flag("--usage-unasked")) {
+            (false, _) => Reply::Plain,
+            (true, false) => Reply::Stream,
+            (true, true) => Reply::BareStream,
+        };
         let chunks = args.get("--chunks", 200_u64)?;
         let gap_us = args.get("--gap-us", 0_u64)?;
+        let per_second = args.get("--per-second", 0.0_f64)?;
         let duration_ms = args.get("--duration-ms", 0_u64)?;
         let connections = args.get("--connections", 16_usize)?;
         let requests = args.get("--requests", if duration_ms > 0 { u64::MAX } else { 1_000 })?;
@@ -57,7 +64,7 @@ impl Plan {
              content-type: application/json\r\n",
             args.get("--path", "/v1/chat/completions".to_owned())?
         );
-        if reply == Reply::Stream {
+        if reply.is_stream() {
             head.extend([CHUNKS_HEADER, ": ", &chunks.to_string(), "\r\n"]);
             head.extend([GAP_HEADER, ": ", &gap_us.to_string(), "\r\n"]);
         }
@@ -69,7 +76,8 @@ impl Plan {
             connections: if open_streams > 0 { open_streams } else { connections },
             requests: if open_streams > 0 { open_streams as u64 } else { requests },
             duration: (duration_ms > 0).then(|| Duration::from_millis(duration_ms)),
-            events: chunks + CLOSING_EVENTS,
+            events: chunks + args.get("--closing-events", CLOSING_EVENTS)?,
+            gap: (per_second > 0.0).then(|| Duration::from_secs_f64(per_second.recip())),
             prompt: PromptSpec {
                 model: args.get("--model", "bench".to_owned())?,
                 body_bytes: args.get("--body-bytes", 1_024_usize)?,

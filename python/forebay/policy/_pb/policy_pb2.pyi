@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Policy(_message.Message):
-    __slots__ = ("name", "gateway", "envoy", "pools", "models", "tiers", "tenants", "keys", "features", "limits", "routes", "cache")
+    __slots__ = ("name", "gateway", "envoy", "pools", "models", "tiers", "tenants", "keys", "features", "limits", "routes", "cache", "budgets", "ledger", "telemetry")
     NAME_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_FIELD_NUMBER: _ClassVar[int]
     ENVOY_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,9 @@ class Policy(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
+    BUDGETS_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_FIELD_NUMBER: _ClassVar[int]
+    TELEMETRY_FIELD_NUMBER: _ClassVar[int]
     name: str
     gateway: Gateway
     envoy: Envoy
@@ -33,7 +36,10 @@ class Policy(_message.Message):
     limits: _containers.RepeatedCompositeFieldContainer[Limit]
     routes: _containers.RepeatedCompositeFieldContainer[Route]
     cache: Cache
-    def __init__(self, name: _Optional[str] = ..., gateway: _Optional[_Union[Gateway, _Mapping[str, object]]] = ..., envoy: _Optional[_Union[Envoy, _Mapping[str, object]]] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping[str, object]]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping[str, object]]]] = ..., tiers: _Optional[_Iterable[_Union[Tier, _Mapping[str, object]]]] = ..., tenants: _Optional[_Iterable[_Union[Tenant, _Mapping[str, object]]]] = ..., keys: _Optional[_Iterable[_Union[Key, _Mapping[str, object]]]] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping[str, object]]]] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping[str, object]]]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping[str, object]]]] = ..., cache: _Optional[_Union[Cache, _Mapping[str, object]]] = ...) -> None: ...
+    budgets: _containers.RepeatedCompositeFieldContainer[Budget]
+    ledger: Ledger
+    telemetry: Telemetry
+    def __init__(self, name: _Optional[str] = ..., gateway: _Optional[_Union[Gateway, _Mapping[str, object]]] = ..., envoy: _Optional[_Union[Envoy, _Mapping[str, object]]] = ..., pools: _Optional[_Iterable[_Union[Pool, _Mapping[str, object]]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping[str, object]]]] = ..., tiers: _Optional[_Iterable[_Union[Tier, _Mapping[str, object]]]] = ..., tenants: _Optional[_Iterable[_Union[Tenant, _Mapping[str, object]]]] = ..., keys: _Optional[_Iterable[_Union[Key, _Mapping[str, object]]]] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping[str, object]]]] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping[str, object]]]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping[str, object]]]] = ..., cache: _Optional[_Union[Cache, _Mapping[str, object]]] = ..., budgets: _Optional[_Iterable[_Union[Budget, _Mapping[str, object]]]] = ..., ledger: _Optional[_Union[Ledger, _Mapping[str, object]]] = ..., telemetry: _Optional[_Union[Telemetry, _Mapping[str, object]]] = ...) -> None: ...
 
 class Gateway(_message.Message):
     __slots__ = ("ext_proc_address", "admin_address", "batch_address", "workers", "max_body_bytes", "max_json_depth", "message_timeout_ms", "max_message_timeout_ms", "max_stream_duration_ms", "max_reservations", "max_buckets", "max_records", "drain_ms", "admin_token_sha256")
@@ -96,11 +102,13 @@ class Pool(_message.Message):
         KSERVE_GRPC: _ClassVar[Pool.Protocol]
         HTTP: _ClassVar[Pool.Protocol]
         GRPC: _ClassVar[Pool.Protocol]
+        ANTHROPIC: _ClassVar[Pool.Protocol]
     PROTOCOL_UNSPECIFIED: Pool.Protocol
     OPENAI: Pool.Protocol
     KSERVE_GRPC: Pool.Protocol
     HTTP: Pool.Protocol
     GRPC: Pool.Protocol
+    ANTHROPIC: Pool.Protocol
     NAME_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
@@ -158,7 +166,7 @@ class HealthCheck(_message.Message):
     def __init__(self, path: _Optional[str] = ..., interval_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "aliases", "revision", "tokenizer", "image_tokens", "context_window_tokens", "max_output_tokens", "prices", "capabilities", "tags", "pools", "upstream_name")
+    __slots__ = ("name", "aliases", "revision", "tokenizer", "image_tokens", "context_window_tokens", "max_output_tokens", "prices", "capabilities", "tags", "pools", "upstream_name", "price_id")
     class Capability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CAPABILITY_UNSPECIFIED: _ClassVar[Model.Capability]
@@ -169,6 +177,8 @@ class Model(_message.Message):
         VISION: _ClassVar[Model.Capability]
         JSON: _ClassVar[Model.Capability]
         TENSORS: _ClassVar[Model.Capability]
+        RESPONSES: _ClassVar[Model.Capability]
+        MESSAGES: _ClassVar[Model.Capability]
     CAPABILITY_UNSPECIFIED: Model.Capability
     CHAT: Model.Capability
     COMPLETIONS: Model.Capability
@@ -177,6 +187,8 @@ class Model(_message.Message):
     VISION: Model.Capability
     JSON: Model.Capability
     TENSORS: Model.Capability
+    RESPONSES: Model.Capability
+    MESSAGES: Model.Capability
     NAME_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +201,7 @@ class Model(_message.Message):
     TAGS_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
     UPSTREAM_NAME_FIELD_NUMBER: _ClassVar[int]
+    PRICE_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     aliases: _containers.RepeatedScalarFieldContainer[str]
     revision: str
@@ -201,7 +214,8 @@ class Model(_message.Message):
     tags: _containers.RepeatedScalarFieldContainer[str]
     pools: _containers.RepeatedScalarFieldContainer[str]
     upstream_name: str
-    def __init__(self, name: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ..., tokenizer: _Optional[str] = ..., image_tokens: _Optional[_Union[ImageTokens, _Mapping[str, object]]] = ..., context_window_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., prices: _Optional[_Union[Prices, _Mapping[str, object]]] = ..., capabilities: _Optional[_Iterable[_Union[Model.Capability, str]]] = ..., tags: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[str]] = ..., upstream_name: _Optional[str] = ...) -> None: ...
+    price_id: str
+    def __init__(self, name: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ..., tokenizer: _Optional[str] = ..., image_tokens: _Optional[_Union[ImageTokens, _Mapping[str, object]]] = ..., context_window_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., prices: _Optional[_Union[Prices, _Mapping[str, object]]] = ..., capabilities: _Optional[_Iterable[_Union[Model.Capability, str]]] = ..., tags: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[str]] = ..., upstream_name: _Optional[str] = ..., price_id: _Optional[str] = ...) -> None: ...
 
 class ImageTokens(_message.Message):
     __slots__ = ("tiles", "patches", "flat_tokens")
@@ -230,16 +244,36 @@ class PatchRule(_message.Message):
     def __init__(self, cap: _Optional[int] = ..., multiplier_milli: _Optional[int] = ...) -> None: ...
 
 class Prices(_message.Message):
-    __slots__ = ("prompt_nanousd_per_million_tokens", "output_nanousd_per_million_tokens", "cached_prompt_nanousd_per_million_tokens", "revision")
+    __slots__ = ("prompt_nanousd_per_million_tokens", "output_nanousd_per_million_tokens", "cached_prompt_nanousd_per_million_tokens", "revision", "cache_write_nanousd_per_million_tokens", "request_nanousd", "long_prompt")
     PROMPT_NANOUSD_PER_MILLION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_NANOUSD_PER_MILLION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_PROMPT_NANOUSD_PER_MILLION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_NANOUSD_PER_MILLION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_NANOUSD_FIELD_NUMBER: _ClassVar[int]
+    LONG_PROMPT_FIELD_NUMBER: _ClassVar[int]
     prompt_nanousd_per_million_tokens: int
     output_nanousd_per_million_tokens: int
     cached_prompt_nanousd_per_million_tokens: int
     revision: str
-    def __init__(self, prompt_nanousd_per_million_tokens: _Optional[int] = ..., output_nanousd_per_million_tokens: _Optional[int] = ..., cached_prompt_nanousd_per_million_tokens: _Optional[int] = ..., revision: _Optional[str] = ...) -> None: ...
+    cache_write_nanousd_per_million_tokens: int
+    request_nanousd: int
+    long_prompt: _containers.RepeatedCompositeFieldContainer[LongPromptPrices]
+    def __init__(self, prompt_nanousd_per_million_tokens: _Optional[int] = ..., output_nanousd_per_million_tokens: _Optional[int] = ..., cached_prompt_nanousd_per_million_tokens: _Optional[int] = ..., revision: _Optional[str] = ..., cache_write_nanousd_per_million_tokens: _Optional[int] = ..., request_nanousd: _Optional[int] = ..., long_prompt: _Optional[_Iterable[_Union[LongPromptPrices, _Mapping[str, object]]]] = ...) -> None: ...
+
+class LongPromptPrices(_message.Message):
+    __slots__ = ("above_prompt_tokens", "prompt_nanousd_per_million_tokens", "output_nanousd_per_million_tokens", "cached_prompt_nanousd_per_million_tokens", "cache_write_nanousd_per_million_tokens")
+    ABOVE_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_NANOUSD_PER_MILLION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_NANOUSD_PER_MILLION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_PROMPT_NANOUSD_PER_MILLION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_NANOUSD_PER_MILLION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    above_prompt_tokens: int
+    prompt_nanousd_per_million_tokens: int
+    output_nanousd_per_million_tokens: int
+    cached_prompt_nanousd_per_million_tokens: int
+    cache_write_nanousd_per_million_tokens: int
+    def __init__(self, above_prompt_tokens: _Optional[int] = ..., prompt_nanousd_per_million_tokens: _Optional[int] = ..., output_nanousd_per_million_tokens: _Optional[int] = ..., cached_prompt_nanousd_per_million_tokens: _Optional[int] = ..., cache_write_nanousd_per_million_tokens: _Optional[int] = ...) -> None: ...
 
 class Tier(_message.Message):
     __slots__ = ("name",)
@@ -343,6 +377,8 @@ class Limit(_message.Message):
         POOL: _ClassVar[Limit.Scope]
         PROVIDER: _ClassVar[Limit.Scope]
         CLIENT_ADDRESS: _ClassVar[Limit.Scope]
+        RUN: _ClassVar[Limit.Scope]
+        EVAL: _ClassVar[Limit.Scope]
     SCOPE_UNSPECIFIED: Limit.Scope
     KEY: Limit.Scope
     USER: Limit.Scope
@@ -353,6 +389,8 @@ class Limit(_message.Message):
     POOL: Limit.Scope
     PROVIDER: Limit.Scope
     CLIENT_ADDRESS: Limit.Scope
+    RUN: Limit.Scope
+    EVAL: Limit.Scope
     class Unit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNIT_UNSPECIFIED: _ClassVar[Limit.Unit]
@@ -396,6 +434,8 @@ class Route(_message.Message):
         LIST_MODELS: _ClassVar[Route.Operation]
         KSERVE: _ClassVar[Route.Operation]
         FORWARD: _ClassVar[Route.Operation]
+        RESPONSES: _ClassVar[Route.Operation]
+        MESSAGES: _ClassVar[Route.Operation]
     OPERATION_UNSPECIFIED: Route.Operation
     CHAT_COMPLETIONS: Route.Operation
     TEXT_COMPLETIONS: Route.Operation
@@ -403,6 +443,8 @@ class Route(_message.Message):
     LIST_MODELS: Route.Operation
     KSERVE: Route.Operation
     FORWARD: Route.Operation
+    RESPONSES: Route.Operation
+    MESSAGES: Route.Operation
     class WhenFull(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         WHEN_FULL_UNSPECIFIED: _ClassVar[Route.WhenFull]
@@ -482,3 +524,105 @@ class Cache(_message.Message):
     max_followers: int
     max_followers_total: int
     def __init__(self, max_bytes: _Optional[int] = ..., max_entry_bytes: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., capture_max_bytes: _Optional[int] = ..., capture_total_bytes: _Optional[int] = ..., follow_ms: _Optional[int] = ..., max_followers: _Optional[int] = ..., max_followers_total: _Optional[int] = ...) -> None: ...
+
+class Budget(_message.Message):
+    __slots__ = ("name", "scope", "unit", "amount", "period", "timezone", "enforcement", "when_exhausted", "next_models", "threshold_percents", "tenants", "tiers", "keys", "features", "models")
+    class Unit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNIT_UNSPECIFIED: _ClassVar[Budget.Unit]
+        NANOUSD: _ClassVar[Budget.Unit]
+        TOKENS: _ClassVar[Budget.Unit]
+    UNIT_UNSPECIFIED: Budget.Unit
+    NANOUSD: Budget.Unit
+    TOKENS: Budget.Unit
+    class Period(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PERIOD_UNSPECIFIED: _ClassVar[Budget.Period]
+        HOUR: _ClassVar[Budget.Period]
+        DAY: _ClassVar[Budget.Period]
+        MONTH: _ClassVar[Budget.Period]
+    PERIOD_UNSPECIFIED: Budget.Period
+    HOUR: Budget.Period
+    DAY: Budget.Period
+    MONTH: Budget.Period
+    class Enforcement(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ENFORCEMENT_UNSPECIFIED: _ClassVar[Budget.Enforcement]
+        HARD: _ClassVar[Budget.Enforcement]
+        SOFT: _ClassVar[Budget.Enforcement]
+    ENFORCEMENT_UNSPECIFIED: Budget.Enforcement
+    HARD: Budget.Enforcement
+    SOFT: Budget.Enforcement
+    class WhenExhausted(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        WHEN_EXHAUSTED_UNSPECIFIED: _ClassVar[Budget.WhenExhausted]
+        REFUSE: _ClassVar[Budget.WhenExhausted]
+        CACHED_ONLY: _ClassVar[Budget.WhenExhausted]
+        NEXT_MODEL: _ClassVar[Budget.WhenExhausted]
+    WHEN_EXHAUSTED_UNSPECIFIED: Budget.WhenExhausted
+    REFUSE: Budget.WhenExhausted
+    CACHED_ONLY: Budget.WhenExhausted
+    NEXT_MODEL: Budget.WhenExhausted
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
+    TIMEZONE_FIELD_NUMBER: _ClassVar[int]
+    ENFORCEMENT_FIELD_NUMBER: _ClassVar[int]
+    WHEN_EXHAUSTED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_MODELS_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_PERCENTS_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    scope: Limit.Scope
+    unit: Budget.Unit
+    amount: int
+    period: Budget.Period
+    timezone: str
+    enforcement: Budget.Enforcement
+    when_exhausted: Budget.WhenExhausted
+    next_models: _containers.RepeatedScalarFieldContainer[str]
+    threshold_percents: _containers.RepeatedScalarFieldContainer[int]
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    tiers: _containers.RepeatedScalarFieldContainer[str]
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    features: _containers.RepeatedScalarFieldContainer[str]
+    models: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., scope: _Optional[_Union[Limit.Scope, str]] = ..., unit: _Optional[_Union[Budget.Unit, str]] = ..., amount: _Optional[int] = ..., period: _Optional[_Union[Budget.Period, str]] = ..., timezone: _Optional[str] = ..., enforcement: _Optional[_Union[Budget.Enforcement, str]] = ..., when_exhausted: _Optional[_Union[Budget.WhenExhausted, str]] = ..., next_models: _Optional[_Iterable[str]] = ..., threshold_percents: _Optional[_Iterable[int]] = ..., tenants: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., keys: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[str]] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Ledger(_message.Message):
+    __slots__ = ("directory", "retention_days", "max_journal_bytes", "on_failure")
+    class OnFailure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ON_FAILURE_UNSPECIFIED: _ClassVar[Ledger.OnFailure]
+        COUNT_IN_MEMORY: _ClassVar[Ledger.OnFailure]
+        REFUSE: _ClassVar[Ledger.OnFailure]
+    ON_FAILURE_UNSPECIFIED: Ledger.OnFailure
+    COUNT_IN_MEMORY: Ledger.OnFailure
+    REFUSE: Ledger.OnFailure
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_DAYS_FIELD_NUMBER: _ClassVar[int]
+    MAX_JOURNAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ON_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    directory: str
+    retention_days: int
+    max_journal_bytes: int
+    on_failure: Ledger.OnFailure
+    def __init__(self, directory: _Optional[str] = ..., retention_days: _Optional[int] = ..., max_journal_bytes: _Optional[int] = ..., on_failure: _Optional[_Union[Ledger.OnFailure, str]] = ...) -> None: ...
+
+class Telemetry(_message.Message):
+    __slots__ = ("otlp_endpoint", "sampled_per_million", "slow_ms", "metrics_interval_ms")
+    OTLP_ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_PER_MILLION_FIELD_NUMBER: _ClassVar[int]
+    SLOW_MS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    otlp_endpoint: str
+    sampled_per_million: int
+    slow_ms: int
+    metrics_interval_ms: int
+    def __init__(self, otlp_endpoint: _Optional[str] = ..., sampled_per_million: _Optional[int] = ..., slow_ms: _Optional[int] = ..., metrics_interval_ms: _Optional[int] = ...) -> None: ...

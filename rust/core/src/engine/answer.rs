@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::live::Live;
 use crate::names;
 use crate::policy::KeyRecord;
-use crate::refusal::{Refusal, push_json_string};
+use crate::refusal::{ErrorShape, Refusal, push_json_string};
 
 /// An answer that forebay gives itself.
 #[derive(Debug, Clone)]
@@ -41,6 +41,10 @@ pub struct Forward {
     pub batch: bool,
     /// The body, where it had to change
     pub body: Option<Vec<u8>>,
+    /// The trace context that the upstream gets; `None`: what the client sent goes on
+    pub traceparent: Option<String>,
+    /// The usage event was asked for by us: the client must not see it
+    pub drop_usage: bool,
     /// Dynamic metadata, in the namespace `forebay`
     pub metadata: Vec<(&'static str, MetaValue)>,
 }
@@ -74,10 +78,15 @@ impl Answer {
         }
     }
 
-    /// The refusal as an answer.
+    /// The refusal as an answer in `OpenAI`'s shape.
     pub fn refusal(id: u128, refusal: &Refusal) -> Self {
+        Self::refusal_in(ErrorShape::OpenAi, id, refusal)
+    }
+
+    /// The refusal as an answer.
+    pub fn refusal_in(shape: ErrorShape, id: u128, refusal: &Refusal) -> Self {
         let wire = refusal.wire();
-        let mut answer = Self::json(id, wire.status, wire.body());
+        let mut answer = Self::json(id, wire.status, wire.body_as(shape));
         if let Some(seconds) = wire.retry_after_s {
             answer.headers.push(("retry-after", Cow::Owned(seconds.to_string())));
         }

@@ -6,20 +6,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::place::{Onward, full_status};
-use super::recall::{Recall, Waiter};
+use super::recall::{Fill, FollowOutcome, Recall, Waiter};
 use super::session::Session;
-use super::take::Placed;
+use super::take::{Placed, Short};
 use super::{Answer, Clock, Engine, Forward};
 use crate::json::{Bounds, Document};
 use crate::policy::pb::model::Capability;
 use crate::policy::pb::resolve::OnFailure;
 use crate::policy::pb::route::{Operation, WhenFull};
-use crate::policy::{ModelPolicy, ResolvePolicy};
+use crate::account::Outcome;
+use crate::policy::{ModelPolicy, ResolvePolicy, WhenExhausted};
 use crate::pool::NoPlace;
-use crate::record::Stage;
+use crate::price::bound_nanousd;
+use crate::record::{CacheState, Stage};
 use crate::refusal::Refusal;
-use crate::request::{Asked, Shape, shape};
-use crate::tokens::{Count, count_chat, count_prompt};
+use crate::request::{Asked, Shape, UsageOption, shape};
+use crate::tokens::{Count, count_chat, count_messages, count_prompt, count_responses};
 
 /// What follows from the body.
 #[derive(Debug)]
@@ -32,6 +34,11 @@ pub enum BodyStep {
     Resolve(StageCall),
     /// Wait for the waiter to be called or for this time, tell the session ([`Session::followed`]), and call again
     Follow {
+        /// The end of the wait, on the engine's clock
+        until_ns: u64,
+    },
+    /// Wait for the waiter to be called or for this time, and call again: a budget's lease is on its way
+    Lease {
         /// The end of the wait, on the engine's clock
         until_ns: u64,
     },
@@ -133,6 +140,7 @@ impl Engine {
         let document = Document::parse(body, bounds).map_err(|e| Refusal::Json(e.to_string()))?;
         let asked = Asked::read(document, route.operation)?;
         session.record.asked.clone_from(&asked.model);
+        session.record.stream = asked.stream;
         session.mark(Stage::Read, clock);
         session.note(Stage::Read, || format!("{} bytes ask `{}`", body.len(), asked.model));
 
@@ -145,6 +153,7 @@ impl Engine {
             (None, Some(_)) => None,
             (None, None) => return Err(Refusal::UnknownModel(asked.model.clone())),
         };
+        session.named = named;
         session.mark(Stage::Authorise, clock);
         session.note(Stage::Authorise, || match named {
             Some(_) => format!("the key may use `{}`", asked.model),
@@ -165,19 +174,22 @@ impl Engine {
         };
         session.mark(Stage::Resolve, clock);
 
-        let mut last = NoPlace::Unhealthy;
-        let next: &[u32] = if route.when_full == WhenFull::NextModel { &route.next_models } else { &[] };
-        for (i, &at) in std::iter::once(&model).chain(next).enumerate() {
+        let mut last: Option<NoPlace> = None;
+        let mut spent: Option<Refusal> = None;
+        let mut candidates = Candidates::of(model);
+        while let Some(at) = candidates.next() {
             let Some(policy) = snapshot.models.get(at as usize) else { continue };
-            if i > 0 && self.authorise(session, at).and_then(|()| capable(policy, &asked)).is_err() {
-                continue;
-            }
-            if i == 0 {
+            let is_first = candidates.is_first();
+            if is_first {
                 capable(policy, &asked)?;
             } else {
-                session.record.reason = match last {
-                    NoPlace::Full => "the model before was full",
-                    NoPlace::Unhealthy => "no pool of the model before was healthy",
+                if self.authorise(session, at).and_then(|()| capable(policy, &asked)).is_err() {
+                    continue;
+                }
+                session.record.reason = match (&spent, last) {
+                    (Some(_), _) => "a budget had no room for the model before",
+                    (None, Some(NoPlace::Full)) => "the model before was full",
+                    (None, _) => "no pool of the model before was healthy",
                 };
                 // The answer would be another one's: whoever follows is freed.
                 session.aboard = None;
@@ -185,19 +197,36 @@ impl Engine {
             session.record.model = policy.name.clone();
             match self.try_model(session, &asked, at, waiter, clock) {
                 Ok(step) => return Ok(step),
-                // One that is full may come free, whatever the others are.
-                Err(Stop::NoPlace(no)) => last = if last == NoPlace::Full { last } else { no },
-                // A full table is full for every model, and what was taken for the request is given back already.
-                Err(Stop::Refuse(refusal)) if i == 0 || refusal == Refusal::Overloaded => {
-                    return Err(refusal);
+                Err(Stop::Lease) => return Ok(BodyStep::Lease { until_ns: session.lease_until_ns }),
+                Err(Stop::NoPlace(no)) => {
+                    // One that is full may come free, whatever the others are.
+                    last = if last == Some(NoPlace::Full) { last } else { Some(no) };
+                    if route.when_full == WhenFull::NextModel {
+                        candidates.add(&route.next_models);
+                    }
                 }
-                Err(Stop::Refuse(_)) => {}
+                Err(Stop::Refuse(refusal)) => match &refusal {
+                    Refusal::Budget { name, .. } => {
+                        let budget = snapshot.budgets.iter().find(|b| *b.name == **name);
+                        if let Some(budget) = budget.filter(|b| b.when_exhausted == WhenExhausted::NextModel) {
+                            candidates.add(&budget.next_models);
+                        }
+                        spent.get_or_insert(refusal);
+                    }
+                    // A full table is full for every model, and what was taken for the request is given back already.
+                    Refusal::Overloaded => return Err(refusal),
+                    _ if is_first => return Err(refusal),
+                    _ => {}
+                },
             }
+        }
+        if let Some(spent) = spent {
+            return Err(spent);
         }
         let name = snapshot.models.get(model as usize).map_or("", |m| &*m.name).to_owned();
         Err(match last {
-            NoPlace::Full => Refusal::PoolFull { model: name, status: full_status(route.when_full) },
-            NoPlace::Unhealthy => Refusal::NoPool(name),
+            Some(NoPlace::Full) => Refusal::PoolFull { model: name, status: full_status(route.when_full) },
+            _ => Refusal::NoPool(name),
         })
     }
 
@@ -222,28 +251,55 @@ impl Engine {
         let count = match asked.operation {
             Operation::ChatCompletions => count_chat(&model.rules, Some(&self.memo), &asked.document),
             Operation::TextCompletions => count_field(model, &self.memo, asked, "prompt"),
+            Operation::Responses => count_responses(&model.rules, Some(&self.memo), &asked.document),
+            Operation::Messages => count_messages(&model.rules, Some(&self.memo), &asked.document),
             _ => count_field(model, &self.memo, asked, "input"),
         };
         session.record.prompt_tokens = count.tokens;
         session.record.exact = count.exact;
         let cap = fit_window(model, asked, cap, count.tokens)?;
-        let bound = count
-            .tokens
-            .saturating_add(count.margin_tokens)
-            .saturating_add(cap.unwrap_or(0).saturating_mul(asked.choices));
+        let prompt_bound = count.tokens.saturating_add(count.margin_tokens);
+        let output_bound = cap.unwrap_or(0).saturating_mul(asked.choices);
+        let bound = prompt_bound.saturating_add(output_bound);
+        let is_embedding = asked.operation == Operation::Embedding;
+        let is_bounded = is_embedding || cap.is_some();
+        let bound_nanousd = model.prices.as_ref().map(|p| bound_nanousd(p, prompt_bound, output_bound));
+        session.record.output_cap_tokens = if is_bounded { output_bound } else { u64::MAX };
         session.record.bound_tokens = bound;
+        session.record.reserved_nanousd = bound_nanousd.unwrap_or_default();
         session.mark(Stage::Count, clock);
         session.note(Stage::Count, || {
             let how = if count.exact { "exactly" } else { "by estimate" };
             format!("{} prompt tokens {how}, margin {}, bound {bound}", count.tokens, count.margin_tokens)
         });
-        let (lease, pool) = self.place(session, model, bound, clock).map_err(Stop::NoPlace)?;
-        let placed = Placed { model: Some(at), pool, bound_tokens: bound };
-        self.take_placed_limits(session, &placed, clock)?;
-        let output_tokens = if asked.operation == Operation::Embedding { None } else { cap };
-        let body = shape(asked, Shape { model: &model.upstream_name, output_tokens });
-        let price_revision = model.prices.as_ref().map(|p| p.revision.clone()).unwrap_or_default();
-        let onward = Onward { body, fill, buffered: true, price_revision };
+        let (lease, pool) =
+            self.place(session, asked.operation, model, bound, clock).map_err(Stop::NoPlace)?;
+        let unbounded = if is_bounded {
+            asked.uncounted
+        } else {
+            Some("nothing bounds the output; send a bound of your own")
+        };
+        let placed = Placed { model: Some(at), pool, bound_tokens: bound, bound_nanousd, unbounded };
+        if let Err(short) = self.take_placed_limits(session, &placed, waiter, clock) {
+            if let Short::Lease = short {
+                stay_aboard(session, fill);
+            }
+            return Err(short.into());
+        }
+        if session.is_soft {
+            self.metrics.counters.budget_soft.fetch_add(1, Relaxed);
+        }
+        let output_tokens = if is_embedding { None } else { cap };
+        let usage = if live.snapshot.accounts() { UsageOption::Ask } else { UsageOption::Leave };
+        let shaped = shape(asked, Shape { model: &model.upstream_name, output_tokens, usage });
+        let onward = Onward {
+            body: shaped.body,
+            drop_usage: shaped.drop_usage,
+            fill,
+            buffered: true,
+            model: Some(at),
+            price_revision: model.price_revision.clone(),
+        };
         let forward = self.forward(session, lease, onward, clock)?;
         let counters = &self.metrics.counters;
         counters.prompt_tokens.fetch_add(count.tokens, Relaxed);
@@ -322,15 +378,22 @@ impl Engine {
     pub(super) fn answered(
         &self,
         session: &mut Session,
-        answer: Answer,
+        mut answer: Answer,
         reason: &'static str,
         clock: &impl Clock,
     ) -> Answer {
+        self.push_rate_headers(session, &mut answer, clock);
         session.taken.answered(clock.now_ns());
         session.record.outcome = "answer";
         session.record.reason = reason;
         session.record.status = answer.status;
         self.metrics.decided(&session.record);
+        let outcome = match session.record.cache {
+            CacheState::Hit => Outcome::Hit,
+            CacheState::Follow => Outcome::Follow,
+            CacheState::Miss | CacheState::Bypass => Outcome::Ok,
+        };
+        self.write_answered(session, outcome, session.saved_nanousd);
         self.records.push((*session.record).clone());
         answer
     }
@@ -338,12 +401,47 @@ impl Engine {
     /// Ends a session with a refusal.
     pub(super) fn refuse(&self, session: &mut Session, refusal: &Refusal) -> Answer {
         session.aboard = None;
-        let answer = Answer::refusal(session.id(), refusal);
+        let answer = Answer::refusal_in(session.errors, session.id(), refusal);
         session.record.outcome = refusal.code();
         session.record.status = answer.status;
         self.metrics.decided(&session.record);
+        self.write_answered(session, Outcome::Refused, 0);
         self.records.push((*session.record).clone());
         answer
+    }
+}
+
+/// The models that a request may have, in the order in which they are tried: the one that it is for, and others where
+/// that one has no place or a budget no room.
+struct Candidates {
+    models: Vec<u32>,
+    tried: usize,
+}
+
+// === impl Candidates ===
+
+impl Candidates {
+    fn of(model: u32) -> Self {
+        Self { models: vec![model], tried: 0 }
+    }
+
+    fn next(&mut self) -> Option<u32> {
+        let model = self.models.get(self.tried).copied()?;
+        self.tried += 1;
+        Some(model)
+    }
+
+    /// Whether the one that was given last is the one that the request is for.
+    fn is_first(&self) -> bool {
+        self.tried == 1
+    }
+
+    fn add(&mut self, models: &[u32]) {
+        for model in models {
+            if !self.models.contains(model) {
+                self.models.push(*model);
+            }
+        }
     }
 }
 
@@ -351,12 +449,30 @@ impl Engine {
 enum Stop {
     NoPlace(NoPlace),
     Refuse(Refusal),
+    Lease,
+}
+
+impl From<Short> for Stop {
+    fn from(short: Short) -> Self {
+        match short {
+            Short::Refuse(refusal) => Self::Refuse(refusal),
+            Short::Lease => Self::Lease,
+        }
+    }
 }
 
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         Self::Refuse(refusal)
     }
+}
+
+/// Who leads a flight leads on while it waits for a lease: its followers wait on, instead of asking upstream each. Who
+/// goes alone follows nobody afterwards either.
+fn stay_aboard(session: &mut Session, fill: Option<Fill>) {
+    let Some(fill) = fill else { return };
+    session.followed = Some(if fill.aboard.is_some() { FollowOutcome::Lead } else { FollowOutcome::GoAlone });
+    session.aboard = fill.aboard;
 }
 
 fn count_field(model: &ModelPolicy, memo: &crate::tokens::Memo, asked: &Asked<'_>, field: &str) -> Count {
@@ -367,6 +483,8 @@ fn capable(model: &ModelPolicy, asked: &Asked<'_>) -> Result<(), Refusal> {
     let (base, name) = match asked.operation {
         Operation::ChatCompletions => (Capability::Chat, "chat completions"),
         Operation::TextCompletions => (Capability::Completions, "text completions"),
+        Operation::Responses => (Capability::Responses, "responses"),
+        Operation::Messages => (Capability::Messages, "messages"),
         _ => (Capability::Embeddings, "embeddings"),
     };
     let needs = [

@@ -8,7 +8,7 @@ use super::head::Told;
 use super::{Answer, BodyStep, Clock, Engine, EngineConfig, Forward, HeadStep, Session};
 use crate::policy::Finding;
 use crate::record::Stage;
-use crate::refusal::push_json_string;
+use crate::refusal::{Refusal, push_json_string};
 use crate::request::Head;
 
 /// The request to be explained.
@@ -42,11 +42,20 @@ pub fn explain(
         (HeadStep::Forward(forward), session) => (Outcome::Forward(forward), session),
         (HeadStep::Body(mut session), _) => {
             let mut nobody = || -> super::Waiter { Box::new(|_| ()) };
-            let outcome = match engine.body(&mut session, request.body, &mut nobody, clock) {
+            let mut step = engine.body(&mut session, request.body, &mut nobody, clock);
+            while let BodyStep::Lease { .. } = step {
+                // Nothing is spent of any budget here, so each gives all it has.
+                for ask in engine.take_lease_asks(usize::MAX) {
+                    engine.grant_lease(ask.token, ask.amount, 0, clock.now_ns());
+                }
+                step = engine.body(&mut session, request.body, &mut nobody, clock);
+            }
+            let outcome = match step {
                 BodyStep::Answer(answer) => Outcome::Answer(answer),
                 BodyStep::Forward(forward) => Outcome::Forward(forward),
                 BodyStep::Resolve(call) => Outcome::Stage(call.target.to_string()),
                 BodyStep::Follow { .. } => Outcome::Stage("follow".to_owned()),
+                BodyStep::Lease { .. } => Outcome::Answer(Answer::refusal(1, &Refusal::BudgetUnavailable)),
             };
             (outcome, Some(session))
         }

@@ -13,8 +13,9 @@ use crate::policy::pb::pool::Protocol;
 use crate::policy::pb::route::Operation;
 use crate::pool;
 use crate::record::{Record, Stage};
-use crate::refusal::Refusal;
+use crate::refusal::{ErrorShape, Refusal};
 use crate::request::Head;
+use crate::trace::TraceContext;
 
 /// What follows from the head.
 #[derive(Debug)]
@@ -94,8 +95,22 @@ impl Engine {
             return Err(Refusal::Draining);
         }
         session.is_grpc = head.is_grpc();
+        session.envoy_id = head.envoy_id;
         let live = session.live.clone();
         let snapshot = &live.snapshot;
+        let matched = snapshot.route(head.method, head.path);
+        if let Some(route) = matched.and_then(|at| snapshot.routes.get(at as usize)) {
+            session.record.operation = operation_name(route.operation);
+            if route.operation == Operation::Messages {
+                session.errors = ErrorShape::Anthropic;
+            }
+        }
+        session.tracing = match snapshot.tracing {
+            Some(tracing) => {
+                Some(TraceContext::of(session.id(), head.traceparent, tracing.sampled_per_million))
+            }
+            None => None,
+        };
         let at = if let Some(id) = key_id {
             snapshot.key_by_id(id).ok_or(Refusal::UnknownKey)?
         } else {
@@ -109,7 +124,7 @@ impl Engine {
         if key.disabled || (key.expires_unix_ms != 0 && clock.unix_ns() / 1_000_000 >= key.expires_unix_ms) {
             return Err(Refusal::ExpiredKey);
         }
-        let route_at = snapshot.route(head.method, head.path).ok_or_else(|| {
+        let route_at = matched.ok_or_else(|| {
             if snapshot.path_is_listed(head.path) {
                 Refusal::WrongMethod(head.method.to_owned())
             } else {
@@ -139,11 +154,17 @@ impl Engine {
         session.cache_control = head.cache_control;
         session.record.route = route.name.clone();
         session.record.user = session.caller.user.clone();
+        session.record.run = some_text(head.run);
+        session.record.eval = some_text(head.eval);
         session.record.feature =
             snapshot.features.get(feature as usize).map(|f| f.name.clone()).unwrap_or_default();
         if matches!(
             route.operation,
-            Operation::ChatCompletions | Operation::TextCompletions | Operation::Embedding
+            Operation::ChatCompletions
+                | Operation::TextCompletions
+                | Operation::Embedding
+                | Operation::Responses
+                | Operation::Messages
         ) {
             body_is_readable(head, snapshot.timing.max_body_bytes)?;
         }
@@ -192,15 +213,38 @@ impl Engine {
                 pool::NoPlace::Unhealthy => Refusal::NoPool(policy.name.to_string()),
             })?;
         session.record.pool = policy.name.clone();
+        session.record.provider = policy.provider.clone();
         session.mark(Stage::Place, clock);
         session.note(Stage::Place, || format!("pool `{}`, named by the route", policy.name));
-        self.take_placed_limits(
-            session,
-            &super::take::Placed { model: None, pool: at, bound_tokens: 0 },
-            clock,
+        let placed = super::take::Placed { pool: at, ..super::take::Placed::default() };
+        // Without a model there is no budget, and so nothing to wait for.
+        self.take_placed_limits(session, &placed, &mut || Box::new(|_| ()), clock).map_err(
+            |short| match short {
+                super::take::Short::Refuse(refusal) => refusal,
+                super::take::Short::Lease => Refusal::BudgetUnavailable,
+            },
         )?;
         self.forward(session, lease, super::place::Onward::default(), clock)
     }
+}
+
+/// The operation as records and metrics name it.
+pub(super) fn operation_name(operation: Operation) -> &'static str {
+    match operation {
+        Operation::ChatCompletions => "chat_completions",
+        Operation::TextCompletions => "text_completions",
+        Operation::Embedding => "embedding",
+        Operation::Responses => "responses",
+        Operation::Messages => "messages",
+        Operation::ListModels => "list_models",
+        Operation::Kserve => "kserve",
+        Operation::Forward | Operation::Unspecified => "forward",
+    }
+}
+
+/// Shared where there is none: most requests name no run.
+fn some_text(text: &str) -> Arc<str> {
+    if text.is_empty() { Arc::default() } else { Arc::from(text) }
 }
 
 fn body_is_readable(head: &Head<'_>, max_body_bytes: u64) -> Result<(), Refusal> {

@@ -15,16 +15,20 @@ mod capture;
 mod end;
 mod explain;
 mod head;
+mod lease;
+mod ledger;
+mod left;
 mod live;
 mod place;
+mod rates;
 mod recall;
 mod session;
 mod take;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
@@ -32,16 +36,20 @@ pub use answer::{Answer, Forward, MetaValue};
 pub use batch::BatchCaller;
 pub use body::{BodyStep, Resolution, StageCall, StageView};
 pub use capture::Capture;
-pub use end::{LogEntry, Open};
+pub use end::{Endpoint, LogEntry, Logged, Open, UsageText};
 pub use explain::{ExplainRequest, explain};
 pub use head::HeadStep;
+pub use lease::{LeaseAsk, LeaseBalance};
 pub use live::{CacheRuntime, Live};
 pub use recall::{FollowOutcome, Waiter};
 pub use session::Session;
 
+use lease::LeaseDesk;
+
+use crate::account::{Calibrations, Outbox};
 use crate::key::KeySecret;
 use crate::limit::{HashKey, Limiter, LimiterConfig, ReservationConfig, ReservationTable};
-use crate::metrics::{Metrics, push_gauge};
+use crate::metrics::{Metrics, push_counter, push_gauge};
 use crate::policy::{Finding, Snapshot};
 use crate::pool::{PoolView, Pools};
 use crate::record::Ring;
@@ -49,6 +57,9 @@ use crate::tokens::Memo;
 
 /// Many, so that the growth of one moves few buckets in the middle of a request.
 const LIMIT_SHARDS: usize = 64;
+
+/// Of the reservations that may be open, this part may be expired and waiting for a late entry.
+const LATE_SHARE: usize = 4;
 
 /// Where time comes from.
 pub trait Clock {
@@ -97,6 +108,13 @@ pub struct Engine {
     owner: Arc<str>,
     limiter: Arc<Limiter>,
     open: ReservationTable<Open>,
+    /// Those that expired: charged at their bound until their entry comes after all
+    late: ReservationTable<Open>,
+    calibrations: Calibrations,
+    leases: LeaseDesk,
+    left: left::Left,
+    /// Where records of what requests cost go; empty while nobody keeps them
+    outbox: OnceLock<Arc<Outbox>>,
     memo: Memo,
     pools: Pools,
     records: Ring,
@@ -127,6 +145,14 @@ impl Engine {
                 max_reservations: config.max_reservations,
                 ..ReservationConfig::default()
             }),
+            late: ReservationTable::new(ReservationConfig {
+                max_reservations: (config.max_reservations / LATE_SHARE).max(1),
+                ..ReservationConfig::default()
+            }),
+            calibrations: Calibrations::default(),
+            leases: LeaseDesk::default(),
+            left: left::Left::default(),
+            outbox: OnceLock::new(),
             memo: Memo::new(config.memo_entries),
             pools,
             records: Ring::new(config.max_records),
@@ -194,6 +220,37 @@ impl Engine {
         self.open.len()
     }
 
+    /// From now on records of what requests cost are kept, in an outbox that somebody empties.
+    pub fn keep_records(&self, max_bytes: usize) -> Arc<Outbox> {
+        self.outbox.get_or_init(|| Arc::new(Outbox::new(max_bytes))).clone()
+    }
+
+    /// Calls `bell` whenever a request needs a lease. Only the first bell counts.
+    pub fn on_lease_ask(&self, bell: Box<dyn Fn() + Send + Sync>) {
+        self.leases.on_ask(bell);
+    }
+
+    /// The oldest asks for leases that nobody took yet.
+    pub fn take_lease_asks(&self, max: usize) -> Vec<LeaseAsk> {
+        self.leases.take(max)
+    }
+
+    /// Grants what was drawn for an ask; `left` is what its bucket could still be granted.
+    pub fn grant_lease(&self, token: u64, granted: u64, left: u64, now_ns: u64) {
+        self.leases.grant(token, granted, left, &self.limiter, now_ns);
+    }
+
+    /// Says that nothing could be drawn for an ask: at the next [`Engine::tick`] whoever waits for it asks again or gives
+    /// up.
+    pub fn fail_lease(&self, token: u64) {
+        self.leases.fail(token);
+    }
+
+    /// What every bucket of a budget was leased and has used.
+    pub fn lease_balances(&self, now_ns: u64) -> Vec<LeaseBalance> {
+        self.leases.balances(&self.limiter, now_ns)
+    }
+
     /// The Prometheus text.
     pub fn metrics_text(&self, now_ns: u64) -> String {
         let mut out = String::with_capacity(16 << 10);
@@ -212,6 +269,11 @@ impl Engine {
             "decision records overwritten unread",
             overwritten,
         );
+        if let Some(outbox) = self.outbox.get() {
+            let (made, lost) = outbox.counts();
+            push_counter(&mut out, "forebay_ledger_made_total", "records made for the ledger", made);
+            push_counter(&mut out, "forebay_journal_lost_total", "records that could not be written down", lost);
+        }
         let limits = self.limiter.stats();
         push_gauge(&mut out, "forebay_limit_buckets", "limit buckets held", limits.buckets as u64);
         push_gauge(

@@ -2,14 +2,16 @@
 //! Must not know: how a pool's health is observed.
 //! On failure: closed; without a usable pool, a slot or room in the table the request is refused.
 
+use std::sync::Arc;
+
 use super::answer::MetaValue;
 use super::end::Open;
 use super::recall::Fill;
 use super::session::Session;
 use super::{Clock, Engine, Forward};
-use crate::limit::{Kind, Reservation};
+use crate::limit::Reservation;
 use crate::policy::pb::pool::Protocol;
-use crate::policy::pb::route::WhenFull;
+use crate::policy::pb::route::{Operation, WhenFull};
 use crate::policy::{ModelPolicy, Snapshot};
 use crate::pool::{self, Lease, NoPlace};
 use crate::record::Stage;
@@ -20,12 +22,16 @@ use crate::refusal::Refusal;
 pub(super) struct Onward {
     /// The changed body
     pub body: Option<Vec<u8>>,
+    /// The usage event must not reach the client
+    pub drop_usage: bool,
     /// Keep the answer
     pub fill: Option<Fill>,
     /// The request was buffered: its stream stays open until the response ends
     pub buffered: bool,
+    /// The model that serves, as an index; `None` where the body was not read
+    pub model: Option<u32>,
     /// Which prices the bound was made with
-    pub price_revision: String,
+    pub price_revision: Arc<str>,
 }
 
 /// The status of a refusal because all pools are full.
@@ -40,6 +46,7 @@ impl Engine {
     pub(super) fn place(
         &self,
         session: &mut Session,
+        operation: Operation,
         model: &ModelPolicy,
         bound_tokens: u64,
         clock: &impl Clock,
@@ -49,7 +56,7 @@ impl Engine {
         for &at in &model.pools {
             if let (Some(state), Some(policy)) =
                 (live.pools.get(at as usize), live.snapshot.pools.get(at as usize))
-                && policy.protocol == Protocol::Openai
+                && speaks(policy.protocol, operation)
             {
                 candidates.push((state, policy.max_concurrency));
             }
@@ -63,6 +70,9 @@ impl Engine {
                         if candidates.len() == 1 { "the model's only pool" } else { "the least loaded pool" };
                 }
                 let at = live.snapshot.pool_named(lease.pool().name()).unwrap_or_default();
+                if let Some(pool) = live.snapshot.pools.get(at as usize) {
+                    session.record.provider = pool.provider.clone();
+                }
                 session.note(Stage::Place, || {
                     format!(
                         "pool `{}`: the least loaded of {} candidates",
@@ -98,7 +108,7 @@ impl Engine {
         session.record.pool = pool.name().clone();
         session.record.outcome = "forward";
         let capture = onward.fill.is_some();
-        let metadata = self.metadata(session, &live.snapshot, &onward.price_revision);
+        let metadata = self.metadata(session, &live.snapshot, &onward.price_revision, clock);
         session.mark(Stage::Shape, clock);
         session.note(Stage::Shape, || match &onward.body {
             Some(body) => format!("the body is rewritten, {} bytes", body.len()),
@@ -115,6 +125,11 @@ impl Engine {
             live: live.clone(),
             key: session.caller.key,
             feature: session.caller.feature,
+            named: session.named,
+            model: onward.model,
+            charges: std::mem::take(&mut session.charges),
+            tracing: session.tracing,
+            envoy_id: session.envoy_id,
         };
         let reservation = Reservation {
             held: session.taken.hand_on(),
@@ -127,17 +142,27 @@ impl Engine {
             return Err(Refusal::Overloaded);
         }
         self.metrics.decided(&session.record);
-        Ok(Forward { id, pool: pool.name().clone(), capture, batch, body: onward.body, metadata })
+        Ok(Forward {
+            id,
+            pool: pool.name().clone(),
+            capture,
+            batch,
+            body: onward.body,
+            traceparent: session.tracing.map(|t| t.traceparent()),
+            drop_usage: onward.drop_usage,
+            metadata,
+        })
     }
 
     fn metadata(
         &self,
         session: &Session,
         snapshot: &Snapshot,
-        price_revision: &str,
+        price_revision: &Arc<str>,
+        clock: &impl Clock,
     ) -> Vec<(&'static str, MetaValue)> {
         let record = &session.record;
-        let mut out = Vec::with_capacity(16);
+        let mut out = Vec::with_capacity(28);
         out.push(("id", MetaValue::Text(format!("{:032x}", record.id))));
         out.push(("owner", MetaValue::Shared(self.owner.clone())));
         for (name, value) in [
@@ -148,32 +173,42 @@ impl Engine {
             ("route", &record.route),
             ("model", &record.model),
             ("pool", &record.pool),
+            ("provider", &record.provider),
+            ("run", &record.run),
+            ("eval", &record.eval),
+            ("price_revision", price_revision),
         ] {
             if !value.is_empty() {
                 out.push((name, MetaValue::Shared(value.clone())));
             }
         }
         out.push(("cache", MetaValue::Word(record.cache.name())));
+        out.push(("operation", MetaValue::Word(record.operation)));
+        if record.stream {
+            out.push(("stream", MetaValue::Word("1")));
+        }
         if record.bound_tokens > 0 {
             out.push(("bound_tokens", MetaValue::Number(record.bound_tokens)));
+            out.push(("prompt_tokens", MetaValue::Text(record.prompt_tokens.to_string())));
         }
-        if !price_revision.is_empty() {
-            out.push(("price_revision", MetaValue::Text(price_revision.to_owned())));
+        if record.reserved_nanousd > 0 {
+            out.push(("reserved_nanousd", MetaValue::Text(record.reserved_nanousd.to_string())));
         }
-        // Of several limits on one unit the client is told the one that it will meet first. As text: Envoy writes a
-        // number of metadata into a header as a float, and 2000000 becomes `2e+06`.
-        for (kind, limit_name, remaining_name) in [
-            (Kind::Requests, "limit_requests", "remaining_requests"),
-            (Kind::Tokens, "limit_tokens", "remaining_tokens"),
-        ] {
-            let tightest =
-                session.taken.held().charges().filter(|c| c.kind == kind).min_by_key(|c| c.remaining);
-            if let Some(charge) = tightest {
-                let limit = snapshot.limits.get(charge.limit.0 as usize).map_or(0, |l| l.capacity);
-                out.push((limit_name, MetaValue::Text(limit.to_string())));
-                out.push((remaining_name, MetaValue::Text(charge.remaining.to_string())));
-            }
+        for rate in self.rates(session, snapshot, clock) {
+            // As text: Envoy writes a number of metadata into a header as a float, and 2000000 becomes `2e+06`.
+            out.push((rate.names.limit_key, MetaValue::Text(rate.limit.to_string())));
+            out.push((rate.names.remaining_key, MetaValue::Text(rate.remaining.to_string())));
+            out.push((rate.names.reset_key, MetaValue::Text(rate.reset())));
         }
         out
+    }
+}
+
+/// Whether a pool of this protocol serves the operation. Some servers that speak `OpenAI`'s protocol also serve messages.
+fn speaks(protocol: Protocol, operation: Operation) -> bool {
+    match protocol {
+        Protocol::Openai => true,
+        Protocol::Anthropic => operation == Operation::Messages,
+        _ => false,
     }
 }

@@ -13,8 +13,10 @@ use crate::flight::{Join, Outcome};
 use crate::key::Identity;
 use crate::names;
 use crate::policy::pb::route::Operation;
+use crate::price::cost_nanousd;
 use crate::record::{CacheState, Stage};
 use crate::request::Asked;
+use crate::usage::TokenUse;
 
 /// How a follower's wait ended.
 pub type FollowOutcome = Outcome;
@@ -76,7 +78,9 @@ impl Engine {
             session.note(Stage::Recall, || "no cache in this policy".into());
             return Recall::Ask(None);
         };
-        let reason = if !feature.cached {
+        let reason = if matches!(asked.operation, Operation::Responses | Operation::Messages) {
+            Some("answers of this operation are not kept")
+        } else if !feature.cached {
             Some("the feature is not cached")
         } else if session.cache_control.no_store {
             Some("the request says no-store")
@@ -210,24 +214,24 @@ impl Engine {
         answer.headers.push((names::MODEL, Cow::Owned(entry.model.to_string())));
         let age_s = clock.now_ns().saturating_sub(entry.stored_ns) / 1_000_000_000;
         answer.headers.push(("age", Cow::Owned(age_s.to_string())));
-        self.count_saved(&live.snapshot, entry);
+        session.saved_nanousd = self.count_saved(&live.snapshot, entry);
         session.mark(Stage::Recall, clock);
         session.note(Stage::Recall, || format!("answered from the cache, {age_s} s old"));
         Some(answer)
     }
 
-    fn count_saved(&self, snapshot: &crate::policy::Snapshot, entry: &Entry) {
-        let Some(usage) = entry.usage else { return };
-        let tokens = usage.prompt_tokens.saturating_add(usage.completion_tokens);
-        self.metrics.counters.saved_tokens.fetch_add(tokens, Relaxed);
+    /// Counts what the answer would have used again, and gives what that would have cost.
+    fn count_saved(&self, snapshot: &crate::policy::Snapshot, entry: &Entry) -> u64 {
+        let Some(usage) = entry.usage else { return 0 };
+        let used = TokenUse {
+            prompt: usage.prompt_tokens,
+            output: usage.completion_tokens,
+            ..TokenUse::default()
+        };
+        self.metrics.counters.saved_tokens.fetch_add(used.total(), Relaxed);
         let model = snapshot.model_named(&entry.model).and_then(|m| snapshot.models.get(m as usize));
-        if let Some(prices) = model.and_then(|m| m.prices.as_ref()) {
-            let prompt =
-                u128::from(usage.prompt_tokens) * u128::from(prices.prompt_nanousd_per_million_tokens);
-            let output =
-                u128::from(usage.completion_tokens) * u128::from(prices.output_nanousd_per_million_tokens);
-            let saved = u64::try_from((prompt + output) / 1_000_000).unwrap_or(u64::MAX);
-            self.metrics.counters.saved_nanousd.fetch_add(saved, Relaxed);
-        }
+        let saved = model.and_then(|m| m.prices.as_ref()).map_or(0, |prices| cost_nanousd(prices, &used));
+        self.metrics.counters.saved_nanousd.fetch_add(saved, Relaxed);
+        saved
     }
 }

@@ -9,10 +9,12 @@ use super::Clock;
 use super::live::{CacheRuntime, Live};
 use super::recall::FollowOutcome;
 use crate::cache::CacheKey;
-use crate::limit::{Held, Limiter};
+use crate::limit::{Held, Kind, Limiter};
 use crate::policy::KeyRecord;
 use crate::record::{Record, Stage};
+use crate::refusal::ErrorShape;
 use crate::request::CacheControl;
+use crate::trace::TraceContext;
 
 /// A request that is being decided.
 #[derive(Debug)]
@@ -25,11 +27,36 @@ pub struct Session {
     pub(super) record: Box<Record>,
     pub(super) taken: Taken,
     pub(super) limited: bool,
+    /// What budgets were charged, in the order of their charges
+    pub(super) charges: Vec<BudgetNote>,
+    /// When it stops waiting for leases; 0: it does not wait
+    pub(super) lease_until_ns: u64,
+    /// A soft budget let it pass without a bound, or above the amount
+    pub(super) is_soft: bool,
+    /// Where it stands in its trace; `None`: nobody takes traces and the client sent none
+    pub(super) tracing: Option<TraceContext>,
+    /// By which Envoy names the request in its log; 0: it does not
+    pub(super) envoy_id: u128,
+    /// In whose shape an error is told
+    pub(super) errors: ErrorShape,
+    /// What the answer from the cache would have cost
+    pub(super) saved_nanousd: u64,
+    /// The model that the request named; `None`: none that is known
+    pub(super) named: Option<u32>,
     pub(super) resolution: Option<super::Resolution>,
     pub(super) followed: Option<FollowOutcome>,
     pub(super) aboard: Option<Aboard>,
     pub(super) trace: Option<Vec<(Stage, String)>>,
     last_ns: u64,
+}
+
+/// A budget that a request was charged to.
+#[derive(Debug, Clone)]
+pub(super) struct BudgetNote {
+    pub budget: Arc<str>,
+    pub value: Arc<str>,
+    pub period_start_s: i64,
+    pub kind: Kind,
 }
 
 /// Who asks.
@@ -70,6 +97,14 @@ impl Session {
             record,
             taken,
             limited: false,
+            charges: Vec::new(),
+            lease_until_ns: 0,
+            is_soft: false,
+            tracing: None,
+            envoy_id: 0,
+            errors: ErrorShape::OpenAi,
+            saved_nanousd: 0,
+            named: None,
             resolution: None,
             followed: None,
             aboard: None,
@@ -157,6 +192,7 @@ impl Taken {
     pub fn answered(&mut self, now_ns: u64) {
         let held = self.hand_on();
         self.limiter.settle(&held, 0, now_ns);
+        self.limiter.settle_money(&held, 0, now_ns);
         self.limiter.release(&held, now_ns);
     }
 }

@@ -1,9 +1,10 @@
-//! Owns one bucket: the four ways to count behind one face, and the move from one to another.
+//! Owns one bucket: the five ways to count behind one face, and the move from one to another.
 //! Must not know: keys, tables, locks.
 //! On failure: cannot fail; every sum saturates towards "used".
 
 use super::concurrency::Concurrency;
 use super::fixed::Fixed;
+use super::leased::{Leased, LeasedRule};
 use super::refused::CONCURRENCY_RETRY_NS;
 use super::sliding::{SLOTS, Sliding};
 use super::spec::{Algorithm, Kind, LimitDefinition};
@@ -16,6 +17,7 @@ pub(super) enum Rule {
     Sliding { capacity: u64, slot_ns: u64 },
     Fixed { capacity: u64, window_ns: u64 },
     TokenBucket { capacity: u64, window_ns: u64, burst: u64 },
+    Leased(LeasedRule),
 }
 
 // === impl Rule ===
@@ -31,6 +33,9 @@ impl Rule {
                 slot_ns: window_ns.div_ceil(SLOTS - 1).max(1),
             },
             (_, Algorithm::FixedWindow) => Self::Fixed { capacity, window_ns: window_ns.max(1) },
+            (_, Algorithm::Leased { enforcement }) => {
+                Self::Leased(LeasedRule { capacity, ends_ns: 0, enforcement })
+            }
             (_, Algorithm::TokenBucket { burst }) => {
                 Self::TokenBucket { capacity: capacity.max(1), window_ns: window_ns.max(1), burst }
             }
@@ -42,7 +47,8 @@ impl Rule {
         match self {
             Self::Concurrency { capacity }
             | Self::Sliding { capacity, .. }
-            | Self::Fixed { capacity, .. } => capacity,
+            | Self::Fixed { capacity, .. }
+            | Self::Leased(LeasedRule { capacity, .. }) => capacity,
             Self::TokenBucket { burst, .. } => burst,
         }
     }
@@ -54,6 +60,7 @@ pub(super) enum Cell {
     Sliding(Sliding),
     Fixed(Fixed),
     TokenBucket(TokenBucket),
+    Leased(Leased),
 }
 
 // === impl Cell ===
@@ -67,6 +74,7 @@ impl Cell {
             Rule::TokenBucket { capacity, window_ns, .. } => {
                 Self::TokenBucket(TokenBucket::new(capacity, window_ns, now_ns))
             }
+            Rule::Leased(rule) => Self::Leased(Leased::new(rule)),
         }
     }
 
@@ -75,7 +83,7 @@ impl Cell {
     pub fn inherit(&self, now_ns: u64) -> Self {
         match self {
             Self::Concurrency(_) => Self::Concurrency(Concurrency { in_use: 0, shadowed: true }),
-            Self::Sliding(_) | Self::Fixed(_) => self.clone(),
+            Self::Sliding(_) | Self::Fixed(_) | Self::Leased(_) => self.clone(),
             Self::TokenBucket(cell) => {
                 // A refund of the value's own former bucket would take from what others put here.
                 let mut cell = cell.clone();
@@ -93,15 +101,19 @@ impl Cell {
             let used = self.used();
             *self = Self::fresh(rule, now_ns);
             self.charge(used);
-        } else if let (Self::TokenBucket(cell), Rule::TokenBucket { capacity, .. }) = (self, rule) {
-            cell.set_capacity(capacity);
+            return;
+        }
+        match (self, rule) {
+            (Self::TokenBucket(cell), Rule::TokenBucket { capacity, .. }) => cell.set_capacity(capacity),
+            (Self::Leased(cell), Rule::Leased(rule)) => cell.come_under(rule),
+            _ => {}
         }
     }
 
     /// Lets time pass under the bucket's own rule.
     pub fn pass_time(&mut self, now_ns: u64) {
         match self {
-            Self::Concurrency(_) => {}
+            Self::Concurrency(_) | Self::Leased(_) => {}
             Self::Sliding(cell) => cell.advance(now_ns),
             Self::Fixed(cell) => cell.advance(now_ns),
             Self::TokenBucket(cell) => cell.advance(now_ns),
@@ -111,7 +123,7 @@ impl Cell {
     /// Whether it counts the way `rule` does; capacity and burst may differ.
     pub fn is_under(&self, rule: Rule) -> bool {
         match (self, rule) {
-            (Self::Concurrency(_), Rule::Concurrency { .. }) => true,
+            (Self::Concurrency(_), Rule::Concurrency { .. }) | (Self::Leased(_), Rule::Leased(_)) => true,
             (Self::Sliding(cell), Rule::Sliding { slot_ns, .. }) => slot_ns == cell.slot_ns(),
             (Self::Fixed(cell), Rule::Fixed { window_ns, .. }) => window_ns == cell.window_ns(),
             (Self::TokenBucket(cell), Rule::TokenBucket { window_ns, .. }) => window_ns == cell.window_ns(),
@@ -119,13 +131,14 @@ impl Cell {
         }
     }
 
-    /// What counts as used, rounded up, as of the last `advance`.
+    /// What counts as used, rounded up, as of the last `advance`. Of a budget: what is not there.
     pub fn used(&self) -> u64 {
         match self {
             Self::Concurrency(cell) => cell.in_use,
             Self::Sliding(cell) => cell.used(),
             Self::Fixed(cell) => cell.used(),
             Self::TokenBucket(cell) => cell.used(),
+            Self::Leased(cell) => cell.unavailable(),
         }
     }
 
@@ -135,6 +148,7 @@ impl Cell {
             Self::Sliding(cell) => cell.charge(amount),
             Self::Fixed(cell) => cell.charge(amount),
             Self::TokenBucket(cell) => cell.charge(amount),
+            Self::Leased(cell) => cell.charge(amount),
         }
     }
 
@@ -145,6 +159,7 @@ impl Cell {
             Self::Sliding(cell) => cell.undo(amount),
             Self::Fixed(cell) => cell.undo(amount),
             Self::TokenBucket(cell) => cell.undo(amount),
+            Self::Leased(cell) => cell.refund(amount),
         }
     }
 
@@ -155,6 +170,7 @@ impl Cell {
             Self::Sliding(cell) => cell.refund(charged_ns, amount),
             Self::Fixed(cell) => cell.refund(charged_ns, amount),
             Self::TokenBucket(cell) => cell.refund(charged_ns, amount),
+            Self::Leased(cell) => cell.refund(amount),
         }
     }
 
@@ -169,10 +185,12 @@ impl Cell {
             Self::Sliding(cell) => cell.retry_after_ns(limit - amount, now_ns),
             Self::Fixed(cell) => cell.reset_ns(now_ns),
             Self::TokenBucket(cell) => cell.retry_after_ns(limit - amount),
+            Self::Leased(cell) => cell.reset_ns(now_ns),
         })
     }
 
     /// Until the bucket is as good as new, if nothing more is taken.
+    #[inline]
     pub fn reset_ns(&self, now_ns: u64) -> u64 {
         match self {
             Self::Concurrency(_) => 0,
@@ -180,6 +198,7 @@ impl Cell {
             Self::Fixed(cell) if cell.used() == 0 => 0,
             Self::Fixed(cell) => cell.reset_ns(now_ns),
             Self::TokenBucket(cell) => cell.retry_after_ns(0),
+            Self::Leased(cell) => cell.reset_ns(now_ns),
         }
     }
 
@@ -190,6 +209,7 @@ impl Cell {
             Self::Sliding(cell) => cell.is_idle(now_ns),
             Self::Fixed(cell) => cell.is_idle(now_ns),
             Self::TokenBucket(cell) => cell.is_idle(now_ns),
+            Self::Leased(cell) => cell.is_idle(now_ns),
         }
     }
 }

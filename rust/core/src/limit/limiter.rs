@@ -6,9 +6,12 @@ use std::cmp::Ordering;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::claim::{Charge, Claim, Held, HeldItem, Remaining};
+use super::cell::Rule;
+use super::claim::{Claim, Held, HeldItem, Remaining};
+use super::lease::LeaseNeed;
+use super::leased::{LeaseState, LeasedRule, Shortfall};
 use super::refused::Refused;
-use super::shard::{Address, NoRoom, Shard};
+use super::shard::{Address, NoRoom, Shard, Standing};
 use super::spec::Kind;
 
 const MAX_SHARDS: usize = 64;
@@ -72,28 +75,32 @@ impl Limiter {
     pub fn reserve(&self, claims: &[Claim<'_>], now_ns: u64) -> Result<Held, Refused> {
         let mut shards = self.lock(claims);
         let mut items: Vec<HeldItem> = Vec::with_capacity(claims.len());
+        let mut leases = Leases::default();
         let mut refused: Option<Refused> = None;
-        for claim in claims {
+        for (at, claim) in claims.iter().enumerate() {
             let spec = claim.limit;
-            let address = address_of(claim);
+            let address = claim.address();
             let shard = shards.get(self.index(address.key));
             let charged_ns = shard.tick(now_ns);
-            match shard.take(address, claim.amount) {
+            let taken = match address.rule {
+                Rule::Leased(rule) => leases.take(shard, (address, rule), (at, items.len()), claim.amount),
+                _ => shard.take(address, claim.amount),
+            };
+            match taken {
                 Ok(standing) => items.push(HeldItem {
                     address,
                     charged_ns,
+                    amount: claim.amount,
+                    remaining: address.rule.limit().saturating_sub(standing.used),
+                    limit: spec.id,
+                    kind: spec.kind,
                     overflowed: standing.overflowed,
-                    charge: Charge {
-                        limit: spec.id,
-                        kind: spec.kind,
-                        amount: claim.amount,
-                        remaining: address.rule.limit().saturating_sub(standing.used),
-                    },
                 }),
                 Err(NoRoom { standing, retry_after_ns }) => {
                     let this = Refused {
                         retry_after_ns,
                         overflowed: standing.overflowed,
+                        leases: leases.needed_by(at),
                         ..Refused::new(spec, claim.amount, standing.used)
                     };
                     if refused.as_ref().is_none_or(|other| this.outlasts(other)) {
@@ -102,20 +109,23 @@ impl Limiter {
                 }
             }
         }
-        let Some(refused) = refused else {
-            return Ok(Held { items });
+        let Some(mut refused) = refused else {
+            return Ok(Held { items, leases: leases.states });
         };
         // Nobody has seen these charges: the locks are still held.
         for item in &items {
             let shard = shards.get(self.index(item.address.key));
-            shard.undo(item.address, item.overflowed, item.charge.amount);
+            shard.undo(item.address, item.overflowed, item.amount);
+        }
+        if !refused.leases.is_empty() {
+            refused.leases = leases.needs;
         }
         Err(refused)
     }
 
     /// What is left of a claim's limit; its amount is not looked at. Changes nothing.
     pub fn peek(&self, claim: &Claim<'_>, now_ns: u64) -> Remaining {
-        let address = address_of(claim);
+        let address = claim.address();
         let limit = address.rule.limit();
         let (standing, reset_ns) = self.shard(address.key).look(address, now_ns);
         Remaining { limit, remaining: limit.saturating_sub(standing.used), reset_ns }
@@ -129,9 +139,15 @@ impl Limiter {
         self.settle_kind(held, Kind::Tokens, actual_tokens, now_ns);
     }
 
+    /// Replaces the money that was reserved by what was really spent, as [`Limiter::settle`] does with tokens. Call
+    /// it once.
+    pub fn settle_money(&self, held: &Held, actual_nanousd: u64, now_ns: u64) {
+        self.settle_kind(held, Kind::Money, actual_nanousd, now_ns);
+    }
+
     fn settle_kind(&self, held: &Held, kind: Kind, actual: u64, now_ns: u64) {
-        for item in held.items.iter().filter(|item| item.charge.kind == kind) {
-            let reserved = item.charge.amount;
+        for item in held.items.iter().filter(|item| item.kind == kind) {
+            let reserved = item.amount;
             match actual.cmp(&reserved) {
                 Ordering::Equal => {}
                 Ordering::Less => self.give_back(item, reserved - actual, now_ns),
@@ -147,8 +163,8 @@ impl Limiter {
     /// Frees the concurrency slots. Call it once, at the end of the request.
     pub fn release(&self, held: &Held, now_ns: u64) {
         for item in &held.items {
-            if item.charge.kind.is_released() {
-                self.give_back(item, item.charge.amount, now_ns);
+            if item.kind.is_released() {
+                self.give_back(item, item.amount, now_ns);
             }
         }
     }
@@ -157,7 +173,7 @@ impl Limiter {
     /// refused after this part of it had been reserved. Call it instead of `settle` and `release`.
     pub fn cancel(&self, held: &Held, now_ns: u64) {
         for item in &held.items {
-            self.give_back(item, item.charge.amount, now_ns);
+            self.give_back(item, item.amount, now_ns);
         }
     }
 
@@ -185,15 +201,18 @@ impl Limiter {
         (key >> 64) as usize & (self.shards.len() - 1)
     }
 
-    fn shard(&self, key: u128) -> MutexGuard<'_, Shard> {
+    pub(super) fn every_shard(&self) -> impl Iterator<Item = &Mutex<Shard>> {
+        self.shards.iter().map(|shard| &shard.0)
+    }
+
+    pub(super) fn shard(&self, key: u128) -> MutexGuard<'_, Shard> {
         self.shards[self.index(key)].0.lock()
     }
 
     /// Locks every shard that a claim needs, each once and in ascending order: two requests can
     /// never wait for each other.
     fn lock(&self, claims: &[Claim<'_>]) -> Locked<'_> {
-        let needed =
-            claims.iter().fold(0_u64, |needed, claim| needed | 1 << self.index(address_of(claim).key));
+        let needed = claims.iter().fold(0_u64, |needed, claim| needed | 1 << self.index(claim.key()));
         let mut guards = Vec::with_capacity(needed.count_ones() as usize);
         let mut rest = needed;
         while rest != 0 {
@@ -204,9 +223,46 @@ impl Limiter {
     }
 }
 
-fn address_of(claim: &Claim<'_>) -> Address {
-    let identity = claim.limit.identity();
-    Address { key: claim.scope.bucket_key(identity), identity, rule: claim.limit.rule() }
+/// What one `reserve` learns about leases. Empty, and nothing allocated, where no claim is leased.
+#[derive(Default)]
+struct Leases {
+    /// By item.
+    states: Vec<(usize, LeaseState)>,
+    needs: Vec<LeaseNeed>,
+}
+
+// === impl Leases ===
+
+impl Leases {
+    #[cold]
+    fn take(
+        &mut self,
+        shard: &mut Shard,
+        (address, rule): (Address, LeasedRule),
+        (claim, item): (usize, usize),
+        amount: u64,
+    ) -> Result<Standing, NoRoom> {
+        match shard.take_leased(address, rule, amount) {
+            Ok((standing, lease)) => {
+                self.states.extend(lease.map(|lease| (item, lease)));
+                Ok(standing)
+            }
+            Err((no_room, short)) => {
+                self.needs.extend(short.map(|Shortfall { missing, granted, used }| LeaseNeed {
+                    claim,
+                    short_by: missing,
+                    granted,
+                    used,
+                }));
+                Err(no_room)
+            }
+        }
+    }
+
+    /// What the claim that was just refused needs, if a lease is all it lacks.
+    fn needed_by(&self, claim: usize) -> Vec<LeaseNeed> {
+        self.needs.last().filter(|need| need.claim == claim).copied().into_iter().collect()
+    }
 }
 
 /// The shards of one `reserve`, all locked.

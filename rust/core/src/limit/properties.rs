@@ -52,6 +52,7 @@ fn assert_never_over_admits(spec: &LimitSpec, admitted: &[Admitted]) -> Result<(
                     break;
                 }
                 Algorithm::SlidingWindow | Algorithm::FixedWindow => spec.capacity,
+                Algorithm::Leased { .. } => unreachable!("budgets have no window"),
                 Algorithm::TokenBucket { burst } => {
                     burst + (end.at_ns - start.at_ns) * spec.capacity / spec.window_ns
                 }
@@ -84,7 +85,7 @@ proptest! {
         for (step, amount) in history {
             now = (now + step).max(0);
             latest = latest.max(now as u64);
-            let claim = Claim { limit: &spec, scope: user(1), amount };
+            let claim = Claim { limit: &spec, scope: user(1), amount, period: None };
             match limiter.reserve(&[claim], now as u64) {
                 Ok(_) => admitted.push(Admitted { at_ns: latest, amount }),
                 Err(refused) => match refused.retry_after_ns {
@@ -130,6 +131,7 @@ proptest! {
                     limit: &specs[n % specs.len()],
                     scope: user(*who),
                     amount: *amount,
+                    period: None,
                 })
                 .collect();
             let left = || claims.iter().map(|c| limiter.peek(c, now_ns).remaining).collect::<Vec<_>>();
@@ -166,7 +168,7 @@ proptest! {
     ) {
         let spec = spec("tokens", Kind::Tokens, 30, 60, algorithm);
         let limiter = limiter(100, 1);
-        let claim = |amount| Claim { limit: &spec, scope: user(1), amount };
+        let claim = |amount| Claim { limit: &spec, scope: user(1), amount, period: None };
         let (mut now_ns, mut open, mut real) = (0, Vec::<(Held, usize, u64)>::new(), Vec::new());
         let mut owes = Vec::new();
         for (step, amount, actual, end) in history {
@@ -194,6 +196,7 @@ proptest! {
                     Algorithm::SlidingWindow => now_ns - a.at_ns <= 60,
                     Algorithm::FixedWindow => now_ns / 60 == a.at_ns / 60,
                     Algorithm::TokenBucket { .. } => now_ns == a.at_ns,
+                    Algorithm::Leased { .. } => unreachable!("budgets have no window"),
                 })
                 .map(|a| a.amount)
                 .sum();
@@ -213,7 +216,7 @@ proptest! {
     ) {
         let spec = spec("tokens", Kind::Tokens, 2_000, 1_000, Algorithm::SlidingWindow);
         let limiter = limiter(10, 1);
-        let claim = |amount| Claim { limit: &spec, scope: user(1), amount };
+        let claim = |amount| Claim { limit: &spec, scope: user(1), amount, period: None };
         let held: Vec<Held> = amounts
             .iter()
             .enumerate()
@@ -241,9 +244,9 @@ proptest! {
         for (step, who, amount, both, end) in history {
             now = (now + step).max(0);
             latest = latest.max(now as u64);
-            let mut claims = vec![Claim { limit: &rate, scope: user(who), amount }];
+            let mut claims = vec![Claim { limit: &rate, scope: user(who), amount, period: None }];
             if both {
-                claims.push(Claim { limit: &slots, scope: user(who), amount: 1 });
+                claims.push(Claim { limit: &slots, scope: user(who), amount: 1, period: None });
             }
             if let Ok(held) = limiter.reserve(&claims, now as u64) {
                 admitted[usize::from(who)].push(Admitted { at_ns: latest, amount });
@@ -269,7 +272,7 @@ proptest! {
         }
         for who in 0..9 {
             for spec in [&rate, &slots] {
-                let claim = Claim { limit: spec, scope: user(who), amount: 0 };
+                let claim = Claim { limit: spec, scope: user(who), amount: 0, period: None };
                 let end = limiter.peek(&claim, latest + 100_000);
                 prop_assert_eq!(end.remaining, end.limit);
             }
@@ -286,14 +289,14 @@ proptest! {
         for (algorithm, capacity, window_ns, amount, step) in changes {
             let next = spec("same", Kind::Tokens, capacity, window_ns, algorithm);
             let used = |spec: &LimitSpec, at_ns| {
-                let left = limiter.peek(&Claim { limit: spec, scope: user(1), amount: 0 }, at_ns);
+                let left = limiter.peek(&Claim { limit: spec, scope: user(1), amount: 0, period: None }, at_ns);
                 (left.limit - left.remaining, left.limit)
             };
             if let Some(previous) = &previous {
                 let ((before, _), (after, limit)) = (used(previous, now_ns), used(&next, now_ns));
                 prop_assert!(after >= before.min(limit), "{before} became {after}");
             }
-            let _held = limiter.reserve(&[Claim { limit: &next, scope: user(1), amount }], now_ns);
+            let _held = limiter.reserve(&[Claim { limit: &next, scope: user(1), amount, period: None }], now_ns);
             now_ns += step;
             previous = Some(next);
         }

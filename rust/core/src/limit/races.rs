@@ -10,8 +10,8 @@ use std::thread;
 
 use super::spec::tests::definition;
 use super::{
-    Algorithm, Claim, HashKey, Held, Kind, LimitDefinition, LimitSpec, Limiter, LimiterConfig, Reservation,
-    ReservationConfig, ReservationTable, Scope, ScopeValue,
+    Algorithm, Claim, ClaimPeriod, Enforcement, Granted, HashKey, Held, Kind, LimitDefinition, LimitSpec,
+    Limiter, LimiterConfig, Reservation, ReservationConfig, ReservationTable, Scope, ScopeValue,
 };
 
 const THREADS: u64 = 64;
@@ -52,7 +52,7 @@ fn racing_threads_get_exactly_the_capacity() {
         let admitted = AtomicU64::new(0);
         race(|number| {
             for _ in 0..100 {
-                let claim = |limit, scope, amount| Claim { limit, scope, amount };
+                let claim = |limit, scope, amount| Claim { limit, scope, amount, period: None };
                 let claims = [
                     claim(&own, user(number), 1),
                     claim(&narrow, user(1_000), 1),
@@ -64,7 +64,7 @@ fn racing_threads_get_exactly_the_capacity() {
             }
         });
         assert_eq!(admitted.into_inner(), 1_000, "{algorithm:?}");
-        let left = |limit, scope| limiter.peek(&Claim { limit, scope, amount: 0 }, 5);
+        let left = |limit, scope| limiter.peek(&Claim { limit, scope, amount: 0, period: None }, 5);
         // All or nothing: what the narrow one refused was charged nowhere else.
         let used_of_own: u64 =
             (0..THREADS).map(|number| left(&own, user(number))).map(|left| left.limit - left.remaining).sum();
@@ -84,8 +84,8 @@ fn racing_threads_never_hold_more_slots_than_there_are() {
         for round in 0..300 {
             let who = (number + round) % 20;
             let claims = [
-                Claim { limit: &slots, scope: user(who), amount: 1 },
-                Claim { limit: &slots, scope: user(round % 20 + 100), amount: 1 },
+                Claim { limit: &slots, scope: user(who), amount: 1, period: None },
+                Claim { limit: &slots, scope: user(round % 20 + 100), amount: 1, period: None },
             ];
             if let Ok(held) = limiter.reserve(&claims, round) {
                 let running = in_use[who as usize].fetch_add(1, Ordering::SeqCst) + 1;
@@ -97,7 +97,7 @@ fn racing_threads_never_hold_more_slots_than_there_are() {
         }
     });
     for who in (0..20).chain(100..120) {
-        let claim = Claim { limit: &slots, scope: user(who), amount: 0 };
+        let claim = Claim { limit: &slots, scope: user(who), amount: 0, period: None };
         assert_eq!(limiter.peek(&claim, 300).remaining, CAPACITY);
     }
 }
@@ -108,7 +108,7 @@ fn racing_settlements_conserve() {
     let limiter = Limiter::new(LimiterConfig::default());
     race(|number| {
         for round in 0..100 {
-            let claim = Claim { limit: &tokens, scope: user(0), amount: 50 };
+            let claim = Claim { limit: &tokens, scope: user(0), amount: 50, period: None };
             let held = limiter.reserve(&[claim], 5).unwrap();
             // Half of them stay below their bound, half go above it.
             limiter.settle(&held, 50 + number % 2 * 20 - 10 * (round % 2), 5);
@@ -116,7 +116,7 @@ fn racing_settlements_conserve() {
     });
     // 32 threads × 50 × (50 + 40) + 32 threads × 50 × (70 + 60)
     let spent = 32 * 50 * 90 + 32 * 50 * 130;
-    let claim = Claim { limit: &tokens, scope: user(0), amount: 0 };
+    let claim = Claim { limit: &tokens, scope: user(0), amount: 0, period: None };
     assert_eq!(limiter.peek(&claim, 5).remaining, 1_000_000 - spent);
 }
 
@@ -150,4 +150,93 @@ fn one_end_wins() {
     });
     assert!(wins.iter().all(|wins| wins.load(Ordering::Relaxed) == 1));
     assert!(table.is_empty());
+}
+
+/// A budget's durable side, and what the gateway does with a refusal that only lacks a lease.
+struct Asking<'a> {
+    limiter: &'a Limiter,
+    drawn: &'a AtomicU64,
+    amount: u64,
+}
+
+impl Asking<'_> {
+    fn reserve(&self, claims: &[Claim<'_>]) -> Option<Held> {
+        loop {
+            let refused = match self.limiter.reserve(claims, 5) {
+                Ok(held) => return Some(held),
+                Err(refused) => refused,
+            };
+            if refused.leases.is_empty() {
+                return None;
+            }
+            for need in refused.leases {
+                let claim = claims[need.claim];
+                if !self.limiter.begin_asking(&claim, 5) {
+                    thread::yield_now();
+                    continue;
+                }
+                let want = need.short_by + 20;
+                let draw = |drawn: u64| Some(drawn + want.min(self.amount - drawn));
+                let before = self.drawn.fetch_update(Ordering::SeqCst, Ordering::SeqCst, draw).unwrap();
+                let amount = want.min(self.amount - before);
+                let granted =
+                    self.limiter.grant(&Claim { amount, ..claim }, self.amount - before - amount, 5);
+                assert_eq!(granted, Granted::Kept);
+            }
+        }
+    }
+}
+
+#[test]
+fn racing_clients_never_overspend_a_budget() {
+    const AMOUNT: u64 = 20_000;
+    let budget = LimitSpec::new(LimitDefinition {
+        name: "day".into(),
+        algorithm: Algorithm::Leased { enforcement: Enforcement::Hard },
+        ..definition(Kind::Money, AMOUNT, 0)
+    })
+    .unwrap();
+    let own = spec("own", Kind::Requests, 60, Algorithm::FixedWindow);
+    let limiter = Limiter::new(LimiterConfig::default());
+    let (drawn, spent, passed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let asking = Asking { limiter: &limiter, drawn: &drawn, amount: AMOUNT };
+    let period = Some(ClaimPeriod { start_s: 7, ends_ns: 1_000 });
+    let everyone = Claim { limit: &budget, scope: user(1_000), amount: 0, period };
+    race(|number| {
+        for round in 0..100 {
+            let amount = 5 + (number * 31 + round * 17) % 40;
+            let claims = [
+                Claim { limit: &own, scope: user(number), amount: 1, period: None },
+                Claim { amount, ..everyone },
+            ];
+            let Some(held) = asking.reserve(&claims) else { continue };
+            // In flight and spent together: never above the budget, to the nano-USD.
+            let in_all = spent.fetch_add(amount, Ordering::SeqCst) + amount;
+            assert!(in_all <= AMOUNT, "{in_all} spent");
+            passed.fetch_add(1, Ordering::SeqCst);
+            thread::yield_now();
+            match round % 3 {
+                0 => {
+                    spent.fetch_sub(amount, Ordering::SeqCst);
+                    passed.fetch_sub(1, Ordering::SeqCst);
+                    limiter.cancel(&held, 5);
+                }
+                1 => {
+                    spent.fetch_sub(amount / 4, Ordering::SeqCst);
+                    limiter.settle_money(&held, amount - amount / 4, 5);
+                }
+                _ => limiter.settle_money(&held, amount, 5),
+            }
+        }
+    });
+    let leases = limiter.leases(5);
+    let standing = leases.first().unwrap();
+    assert_eq!((leases.len(), standing.key), (1, Limiter::lease_key(&everyone)));
+    assert_eq!(standing.used, spent.into_inner(), "what is used is what was spent");
+    assert_eq!(standing.granted, drawn.into_inner());
+    assert!(standing.used <= standing.granted && standing.granted == AMOUNT);
+    assert_eq!(limiter.peek(&everyone, 5).remaining, AMOUNT - standing.used);
+    let requests = |number| Claim { limit: &own, scope: user(number), amount: 0, period: None };
+    let counted: u64 = (0..THREADS).map(|number| 60 - limiter.peek(&requests(number), 5).remaining).sum();
+    assert_eq!(counted, passed.into_inner(), "a refusal charges nothing");
 }

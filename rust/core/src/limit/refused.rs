@@ -5,11 +5,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::lease::LeaseNeed;
 use super::scope::Scope;
-use super::spec::{Kind, LimitId, LimitSpec};
+use super::spec::{Algorithm, Kind, LimitId, LimitSpec};
 
 /// What is suggested when a concurrency slot is missing: no clock knows when one comes free.
 pub const CONCURRENCY_RETRY_NS: u64 = 1_000_000_000;
+/// What is suggested where no clock says anything: a lease is missing, or a place in the table.
+pub const UNKNOWN_RETRY_NS: u64 = 1_000_000_000;
 
 /// One limit had no room; nothing was charged anywhere.
 ///
@@ -36,6 +39,11 @@ pub struct Refused {
     pub retry_after_ns: Option<u64>,
     /// Whether the count is that of the bucket which newcomers share while the table is full.
     pub overflowed: bool,
+    /// Whether it is a budget.
+    pub leased: bool,
+    /// What the request needs besides what is leased: with these granted it may fit. Empty: a limit or budget has no
+    /// room whatever is granted.
+    pub leases: Vec<LeaseNeed>,
 }
 
 // === impl Refused ===
@@ -53,20 +61,29 @@ impl Refused {
             remaining: capacity.saturating_sub(used),
             retry_after_ns: None,
             overflowed: false,
+            leased: matches!(spec.algorithm, Algorithm::Leased { .. }),
+            leases: Vec::new(),
         }
     }
 
     /// The stable name of the error.
     pub const fn slug(&self) -> &'static str {
+        if self.leased {
+            return "budget_exceeded";
+        }
         match self.kind {
             Kind::Requests => "limit_requests_exceeded",
             Kind::Tokens => "limit_tokens_exceeded",
             Kind::Concurrency => "limit_concurrency_exceeded",
+            Kind::Money => "limit_money_exceeded",
         }
     }
 
-    /// Whether this one keeps the request away longer than `other`.
+    /// Whether this one keeps the request away longer than `other`. A missing lease may come at once.
     pub(super) fn outlasts(&self, other: &Self) -> bool {
+        if self.leases.is_empty() != other.leases.is_empty() {
+            return self.leases.is_empty();
+        }
         match (self.retry_after_ns, other.retry_after_ns) {
             (None, Some(_)) => true,
             (Some(mine), Some(theirs)) => mine > theirs,
@@ -79,11 +96,13 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "limit `{}` allows {} {} per {} and has {} left, {} asked for; ",
+            "{} `{}` allows {} {} per {}{} and has {} left, {} asked for; ",
+            if self.leased { "budget" } else { "limit" },
             self.name,
             self.capacity,
-            self.kind.as_str(),
+            self.kind.unit(),
             self.scope.as_str(),
+            if self.leased { " and period" } else { "" },
             self.remaining,
             self.requested,
         )?;

@@ -25,11 +25,15 @@ pub enum Scope {
     Provider,
     /// One client address.
     ClientAddress,
+    /// One run of an agent, within its tenant.
+    Run,
+    /// One evaluation, within its tenant.
+    Eval,
 }
 
 impl Scope {
     /// Every scope, in the order of documentation.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Key,
         Self::User,
         Self::Tenant,
@@ -39,6 +43,8 @@ impl Scope {
         Self::Pool,
         Self::Provider,
         Self::ClientAddress,
+        Self::Run,
+        Self::Eval,
     ];
 
     /// The stable name, as policy and refusals spell it.
@@ -53,6 +59,8 @@ impl Scope {
             Self::Pool => "pool",
             Self::Provider => "provider",
             Self::ClientAddress => "client_address",
+            Self::Run => "run",
+            Self::Eval => "eval",
         }
     }
 
@@ -64,7 +72,7 @@ impl Scope {
 
 /// The scopes whose values may be counted over all tenants together.
 ///
-/// `key`, `user`, `tenant` and `feature` are not among them: their names mean something only
+/// `key`, `user`, `tenant`, `feature`, `run` and `eval` are not among them: their names mean something only
 /// within a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SharedScope {

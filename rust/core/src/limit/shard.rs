@@ -2,7 +2,7 @@
 //! Must not know: other shards, who is counted.
 //! On failure: closed. Only what equals a fresh bucket is forgotten; without room, newcomers of a
 //! limit share that limit's overflow bucket, and what they used there goes with them when they
-//! get their own.
+//! get their own. (Leased buckets are never shared: `shard_leases`.)
 
 use hashbrown::{HashMap, HashTable};
 
@@ -89,13 +89,17 @@ impl Shard {
         self.clock_ns
     }
 
-    /// Charges `amount` if the bucket has room for it.
+    /// Charges `amount` if the bucket has room for it. Of leased buckets, see `take_leased`.
+    #[inline]
     pub fn take(&mut self, address: Address, amount: u64) -> Result<Standing, NoRoom> {
         let now_ns = self.clock_ns;
         let rule = address.rule;
         let place = self.locate(address);
         let overflowed = matches!(place, Place::Overflow);
-        let shadow = self.shadow(address, place);
+        let shadow = match rule {
+            Rule::Concurrency { .. } => self.shadow(address, place),
+            _ => 0,
+        };
         let Some(cell) = self.cell_at(address, place) else {
             // `locate` has just made sure of the cell.
             return Err(NoRoom {
@@ -124,6 +128,12 @@ impl Shard {
 
     /// Charges what is owed already, room or not.
     pub fn owe(&mut self, address: Address, overflowed: bool, amount: u64) {
+        if let Rule::Leased(rule) = address.rule {
+            if !overflowed {
+                self.owe_leased(address, rule, amount);
+            }
+            return;
+        }
         let now_ns = self.clock_ns;
         let place = if overflowed { Place::Overflow } else { self.locate(address) };
         if let Place::Overflow = place {
@@ -148,6 +158,7 @@ impl Shard {
     }
 
     /// How the bucket stands and how long until it is full again, changing nothing.
+    #[inline]
     pub fn look(&self, address: Address, now_ns: u64) -> (Standing, u64) {
         let now_ns = now_ns.max(self.clock_ns);
         let own = self
@@ -170,19 +181,42 @@ impl Shard {
     }
 
     /// Finds the bucket, or makes it, evicting or sharing where there is no room.
+    #[inline]
     fn locate(&mut self, address: Address) -> Place {
-        let hash = table_hash(address.key);
-        if let Some(index) = self.table.find_bucket_index(hash, |entry| entry.key == address.key) {
+        if let Some(index) = self.own_index(address) {
             return Place::Own(index);
         }
+        self.ensure_overflow(address);
+        Place::Overflow
+    }
+
+    /// The value's own bucket, found or made.
+    pub(super) fn own(&mut self, address: Address) -> Option<&mut Cell> {
+        let index = self.own_index(address)?;
+        self.table.get_bucket_mut(index).map(|entry| &mut entry.cell)
+    }
+
+    #[inline]
+    fn own_index(&mut self, address: Address) -> Option<usize> {
+        let hash = table_hash(address.key);
+        if let Some(index) = self.table.find_bucket_index(hash, |entry| entry.key == address.key) {
+            return Some(index);
+        }
         if self.table.len() >= self.max_buckets && !self.evict_one() {
-            self.ensure_overflow(address);
-            return Place::Overflow;
+            return None;
         }
         let cell = self.newcomer(address);
         let entry = Entry { key: address.key, cell };
         let made = self.table.insert_unique(hash, entry, |entry| table_hash(entry.key));
-        Place::Own(made.bucket_index())
+        Some(made.bucket_index())
+    }
+
+    pub(super) fn now_ns(&self) -> u64 {
+        self.clock_ns
+    }
+
+    pub(super) fn cells(&self) -> impl Iterator<Item = (u128, &Cell)> {
+        self.table.iter().map(|entry| (entry.key, &entry.cell))
     }
 
     fn cell_at(&mut self, address: Address, place: Place) -> Option<&mut Cell> {
@@ -192,7 +226,7 @@ impl Shard {
         }
     }
 
-    fn existing(&mut self, address: Address, overflowed: bool) -> Option<&mut Cell> {
+    pub(super) fn existing(&mut self, address: Address, overflowed: bool) -> Option<&mut Cell> {
         if overflowed {
             return self.overflow.get_mut(&address.identity);
         }

@@ -15,8 +15,6 @@ use super::scope::Scope;
 pub struct LimitId(pub u32);
 
 /// What a limit counts.
-///
-/// A unit that is settled after the fact, as money will be, joins here and in [`Kind::is_settled`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Requests let through. Never given back.
@@ -25,11 +23,13 @@ pub enum Kind {
     Tokens,
     /// Requests in flight: taken at the start, freed at the end.
     Concurrency,
+    /// Nano-USD: reserved at a bound, settled with the real cost.
+    Money,
 }
 
 impl Kind {
     /// Every kind, in the order of documentation.
-    pub const ALL: [Self; 3] = [Self::Requests, Self::Tokens, Self::Concurrency];
+    pub const ALL: [Self; 4] = [Self::Requests, Self::Tokens, Self::Concurrency, Self::Money];
 
     /// The stable name, as policy and headers spell it.
     pub const fn as_str(self) -> &'static str {
@@ -37,6 +37,15 @@ impl Kind {
             Self::Requests => "requests",
             Self::Tokens => "tokens",
             Self::Concurrency => "concurrency",
+            Self::Money => "nanousd",
+        }
+    }
+
+    /// The unit, as a sentence spells it.
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::Money => "nano-USD",
+            _ => self.as_str(),
         }
     }
 
@@ -47,7 +56,7 @@ impl Kind {
 
     /// Whether the real amount is known only later and replaces the reserved one.
     pub const fn is_settled(self) -> bool {
-        matches!(self, Self::Tokens)
+        matches!(self, Self::Tokens | Self::Money)
     }
 
     /// Whether the amount comes back when the request ends.
@@ -76,6 +85,21 @@ pub enum Algorithm {
         /// The most that may be taken at once.
         burst: u64,
     },
+    /// A budget: never more than `capacity` in the period that a claim names, of which no more than
+    /// a durable store has leased to this process. It has no window; tokens and money alone.
+    Leased {
+        /// What happens without room.
+        enforcement: Enforcement,
+    },
+}
+
+/// What a budget does without room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Enforcement {
+    /// It refuses.
+    Hard,
+    /// It counts, and says that it is over.
+    Soft,
 }
 
 /// A limit as policy states it. `LimitSpec::new` checks it.
@@ -93,7 +117,7 @@ pub struct LimitDefinition {
     /// The most that is admitted, in the kind's unit: per window, or at once for concurrency.
     /// 0 admits nothing.
     pub capacity: u64,
-    /// Length of the window; 0 for concurrency, and only there.
+    /// Length of the window; 0 for concurrency and budgets, and only there.
     pub window_ns: u64,
     /// How the window is understood.
     pub algorithm: Algorithm,
@@ -108,6 +132,10 @@ pub enum DefinitionError {
     WindowOnConcurrency(Arc<str>),
     /// A token bucket that never drains, or holds nothing.
     EmptyBucket(Arc<str>),
+    /// A budget has periods, which are claimed.
+    WindowOnBudget(Arc<str>),
+    /// A budget counts tokens or money.
+    BudgetUnit(Arc<str>),
 }
 
 impl DefinitionError {
@@ -117,6 +145,8 @@ impl DefinitionError {
             Self::NoWindow(_) => "limit_no_window",
             Self::WindowOnConcurrency(_) => "limit_window_on_concurrency",
             Self::EmptyBucket(_) => "limit_empty_bucket",
+            Self::WindowOnBudget(_) => "limit_window_on_budget",
+            Self::BudgetUnit(_) => "limit_budget_unit",
         }
     }
 }
@@ -134,6 +164,12 @@ impl fmt::Display for DefinitionError {
                 f,
                 "limit `{name}` is a token bucket with a capacity or burst of 0; give both at least 1"
             ),
+            Self::WindowOnBudget(name) => {
+                write!(f, "budget `{name}` has a window, but a budget has periods; leave the window out")
+            }
+            Self::BudgetUnit(name) => {
+                write!(f, "budget `{name}` counts neither tokens nor nano-USD; choose one of them")
+            }
         }
     }
 }
@@ -157,7 +193,14 @@ impl LimitSpec {
         if concurrency && definition.window_ns != 0 {
             return Err(DefinitionError::WindowOnConcurrency(definition.name));
         }
-        if !concurrency && definition.window_ns == 0 {
+        let leased = matches!(definition.algorithm, Algorithm::Leased { .. });
+        if leased && !definition.kind.is_settled() {
+            return Err(DefinitionError::BudgetUnit(definition.name));
+        }
+        if leased && definition.window_ns != 0 {
+            return Err(DefinitionError::WindowOnBudget(definition.name));
+        }
+        if !concurrency && !leased && definition.window_ns == 0 {
             return Err(DefinitionError::NoWindow(definition.name));
         }
         if let (false, Algorithm::TokenBucket { burst }) = (concurrency, definition.algorithm)
@@ -170,7 +213,8 @@ impl LimitSpec {
         Ok(Self { definition, identity, rule })
     }
 
-    /// What the limit's buckets go by across policy swaps: name, kind and scope.
+    /// What the limit's buckets go by across policy swaps: name, kind and scope, and whether it is a
+    /// budget.
     ///
     /// Capacity, window and algorithm are left out: changing them carries the present count over
     /// to the new definition, so that an edit never refills anyone.
@@ -192,7 +236,11 @@ impl Deref for LimitSpec {
 }
 
 fn identity_of(definition: &LimitDefinition) -> u128 {
-    let mut hasher = blake3::Hasher::new_derive_key("forebay limit identity v1");
+    // A budget and a limit of one name never meet in a bucket: one is counted in leases.
+    let mut hasher = blake3::Hasher::new_derive_key(match definition.algorithm {
+        Algorithm::Leased { .. } => "forebay budget identity v1",
+        _ => "forebay limit identity v1",
+    });
     hasher.update(&[definition.kind as u8, definition.scope as u8]);
     hasher.update(definition.name.as_bytes());
     let mut bytes = [0_u8; 16];

@@ -22,13 +22,22 @@ pub struct LimitMatch {
 
 impl LimitMatch {
     pub(super) fn new(limit: &pb::Limit) -> Self {
-        let list = |names: &[String]| names.iter().map(|n| Arc::from(n.as_str())).collect();
         Self {
             tenants: list(&limit.tenants),
             tiers: list(&limit.tiers),
             keys: list(&limit.keys),
             features: list(&limit.features),
             models: list(&limit.models),
+        }
+    }
+
+    pub(super) fn of_budget(budget: &pb::Budget) -> Self {
+        Self {
+            tenants: list(&budget.tenants),
+            tiers: list(&budget.tiers),
+            keys: list(&budget.keys),
+            features: list(&budget.features),
+            models: list(&budget.models),
         }
     }
 
@@ -52,8 +61,29 @@ impl LimitMatch {
     }
 }
 
+fn list(names: &[String]) -> Vec<Arc<str>> {
+    names.iter().map(|n| Arc::from(n.as_str())).collect()
+}
+
+pub(super) fn limit_scope(scope: pb::limit::Scope) -> Scope {
+    use pb::limit::Scope as S;
+    match scope {
+        S::Key | S::Unspecified => Scope::Key,
+        S::User => Scope::User,
+        S::Tenant => Scope::Tenant,
+        S::Tier => Scope::Tier,
+        S::Feature => Scope::Feature,
+        S::Model => Scope::Model,
+        S::Pool => Scope::Pool,
+        S::Provider => Scope::Provider,
+        S::ClientAddress => Scope::ClientAddress,
+        S::Run => Scope::Run,
+        S::Eval => Scope::Eval,
+    }
+}
+
 pub(super) fn limit_spec(at: usize, limit: &pb::Limit) -> Result<LimitSpec, Finding> {
-    use pb::limit::{Scope as S, Unit as U};
+    use pb::limit::Unit as U;
     let definition = LimitDefinition {
         id: LimitId(at as u32),
         name: Arc::from(limit.name.as_str()),
@@ -62,17 +92,7 @@ pub(super) fn limit_spec(at: usize, limit: &pb::Limit) -> Result<LimitSpec, Find
             U::Concurrency => Kind::Concurrency,
             U::Requests | U::Unspecified => Kind::Requests,
         },
-        scope: match limit.scope() {
-            S::Key | S::Unspecified => Scope::Key,
-            S::User => Scope::User,
-            S::Tenant => Scope::Tenant,
-            S::Tier => Scope::Tier,
-            S::Feature => Scope::Feature,
-            S::Model => Scope::Model,
-            S::Pool => Scope::Pool,
-            S::Provider => Scope::Provider,
-            S::ClientAddress => Scope::ClientAddress,
-        },
+        scope: limit_scope(limit.scope()),
         capacity: limit.amount,
         window_ns: limit.window_ms.saturating_mul(MS),
         algorithm: Algorithm::default(),

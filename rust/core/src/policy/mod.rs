@@ -2,16 +2,18 @@
 //! Must not know: where a policy came from (file, xDS), sockets, time.
 //! On failure: closed; a policy that does not validate yields findings and no snapshot.
 
+mod budgets;
 mod limits;
 mod routes;
 mod snapshot;
 mod validate;
 
+pub use budgets::{BudgetPolicy, WhenExhausted};
 pub use limits::LimitMatch;
 pub use routes::{ResolvePolicy, RoutePolicy};
 pub use snapshot::{
     CachePolicy, Capabilities, FeaturePolicy, KeyRecord, ModelPolicy, Permitted, PoolPolicy, Sizes, Snapshot,
-    TenantPolicy, Timing,
+    TenantPolicy, Timing, Tracing,
 };
 pub use validate::{Finding, Severity, validate};
 

@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::budgets::BudgetPolicy;
 use super::limits::{LimitMatch, limit_spec};
 use super::routes::RoutePolicy;
 use super::{Finding, pb};
-use crate::limit::LimitSpec;
+use crate::limit::{Kind, LimitSpec};
+use crate::price::Prices;
 use crate::tokens::{CountRules, ImageRule, Tokenizer};
 
 pub(super) const MS: u64 = 1_000_000;
@@ -37,6 +39,12 @@ pub struct Snapshot {
     pub limits: Vec<LimitSpec>,
     /// Which requests a limit counts, by the same index
     pub limit_matches: Vec<LimitMatch>,
+    /// Budgets; their ids follow those of the limits
+    pub budgets: Vec<BudgetPolicy>,
+    /// Whether records are written down
+    pub has_ledger: bool,
+    /// Which traces are kept; `None`: nobody takes any
+    pub tracing: Option<Tracing>,
     /// Routes in order
     pub routes: Vec<RoutePolicy>,
     /// The exact cache, if there is one
@@ -64,6 +72,13 @@ pub struct Timing {
     pub max_body_bytes: u64,
     /// Deepest nesting of a JSON body
     pub max_json_depth: usize,
+}
+
+/// Which traces are kept, defaults filled in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracing {
+    /// Of those that begin here
+    pub sampled_per_million: u32,
 }
 
 /// Sizes of the engine's tables, defaults filled in.
@@ -110,7 +125,9 @@ pub struct ModelPolicy {
     /// Output of one choice; 0: unknown
     pub max_output_tokens: u64,
     /// Unknown is not 0
-    pub prices: Option<pb::Prices>,
+    pub prices: Option<Prices>,
+    /// Which price list that is
+    pub price_revision: Arc<str>,
     /// What it can
     pub capabilities: Capabilities,
     /// Free labels
@@ -238,7 +255,17 @@ impl Snapshot {
             limits.push(limit_spec(i, limit)?);
             limit_matches.push(LimitMatch::new(limit));
         }
+        let first = limits.len();
+        let budgets = policy.budgets.iter().enumerate();
+        let budgets = budgets.map(|(i, b)| BudgetPolicy::new(i, first + i, b, &model_index));
+        let budgets = budgets.collect::<Result<Vec<_>, _>>()?;
+        let tracing = policy.telemetry.as_ref().filter(|t| !t.otlp_endpoint.is_empty());
         let mut snapshot = Self {
+            budgets,
+            has_ledger: policy.ledger.is_some(),
+            tracing: tracing.map(|t| Tracing {
+                sampled_per_million: or(u64::from(t.sampled_per_million), 10_000) as u32,
+            }),
             name: Arc::from(policy.name.as_str()),
             revision: Arc::from(&blake3::hash(bytes).to_hex()[..16]),
             timing: Timing::new(&gateway, &envoy),
@@ -335,6 +362,16 @@ impl Snapshot {
         self.pool_index.get(name).copied()
     }
 
+    /// The route of this name.
+    pub fn route_named(&self, name: &str) -> Option<&RoutePolicy> {
+        self.routes.iter().find(|r| *r.name == *name)
+    }
+
+    /// Whether it matters what requests really use: there is a ledger, or a limit on tokens.
+    pub fn accounts(&self) -> bool {
+        self.has_ledger || self.limits.iter().any(|l| l.kind == Kind::Tokens)
+    }
+
     /// The feature of this name.
     pub fn feature_named(&self, name: &str) -> Option<u32> {
         self.feature_index.get(name).copied()
@@ -423,7 +460,8 @@ impl ModelPolicy {
             },
             context_window_tokens: model.context_window_tokens,
             max_output_tokens: model.max_output_tokens,
-            prices: model.prices.clone(),
+            prices: model.prices.as_ref().map(Prices::new),
+            price_revision: Arc::from(model.prices.as_ref().map_or("", |p| p.revision.as_str())),
             capabilities: Capabilities::of(model.capabilities()),
             tags: model.tags.iter().map(|t| Arc::from(t.as_str())).collect(),
             pools: model.pools.iter().filter_map(|p| pools.get(p.as_str()).copied()).collect(),

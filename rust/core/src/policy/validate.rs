@@ -4,7 +4,9 @@
 
 mod access;
 mod addresses;
+mod budgets;
 mod gateway;
+mod ledger;
 mod limits;
 mod models;
 mod names;
@@ -51,6 +53,8 @@ pub fn validate(policy: &pb::Policy) -> Vec<Finding> {
     models::check(policy, &names, &mut report);
     access::check(policy, &names, &mut report);
     limits::check(policy, &names, &mut report);
+    budgets::check(policy, &names, &mut report);
+    ledger::check(policy, &mut report);
     routes::check(policy, &names, &mut report);
     report.findings
 }

@@ -1,7 +1,8 @@
-//! Owns: what a chat, completion or embedding body asks, read from its JSON once.
+//! Owns: what a body asks, read from its JSON once: what all operations share, completions and embeddings.
 //! Must not know: who asks, which models there are.
 //! On failure: closed; a field of the wrong type or out of range is refused with its path.
 
+use super::fields::{self, empty, field, missing, wrong_type};
 use crate::json::{Document, Json};
 use crate::policy::pb::route::Operation;
 use crate::refusal::Refusal;
@@ -22,7 +23,7 @@ pub struct Asked<'a> {
     pub model: String,
     /// The answer shall be a stream of events
     pub stream: bool,
-    /// The stream shall end with usage
+    /// A stream of completions whose client asked for the event with the usage. Responses and Messages have it anyway
     pub include_usage: bool,
     /// Outputs to be generated: `n` (or `best_of`) times the prompts
     pub choices: u64,
@@ -40,6 +41,8 @@ pub struct Asked<'a> {
     pub vision: bool,
     /// JSON is demanded
     pub json: bool,
+    /// Why the body does not bound what will be charged, if it does not: a hard budget cannot admit it
+    pub uncounted: Option<&'static str>,
 }
 
 /// Where and how large the given output bound is.
@@ -64,103 +67,66 @@ impl<'a> Asked<'a> {
             Some(other) => return Err(wrong_type("model", "a string", other)),
             None => return Err(missing("model", "a string")),
         };
-        let stream = boolean(&document, "stream")?;
-        let n = integer(&document, "n", 1, 128)?.unwrap_or(1);
+        let stream = fields::boolean(&document, "stream")?.unwrap_or_default();
         let mut asked = Self {
             model,
             stream,
-            include_usage: match document.get("stream_options") {
-                None => false,
-                Some(options @ Json::Object(_)) => {
-                    options.get("include_usage").and_then(Json::as_bool).unwrap_or_default()
-                }
-                Some(other) => return Err(wrong_type("stream_options", "an object", other)),
-            },
-            choices: n,
+            include_usage: false,
+            choices: 1,
             prompts: 1,
             output_cap: None,
-            sampled: match document.get("temperature") {
-                None => true,
-                Some(number @ Json::Number(_)) => number.as_f64().is_none_or(|t| t > 0.0),
-                Some(other) => return Err(wrong_type("temperature", "a number", other)),
-            },
-            stateful: document.get("previous_response_id").is_some()
-                || document.get("conversation").is_some()
-                || boolean(&document, "store")?,
+            sampled: fields::sampled(&document)?,
+            stateful: false,
             tools: false,
             vision: false,
             json: false,
+            uncounted: None,
             operation,
             document,
         };
         match operation {
-            Operation::ChatCompletions => asked.read_chat()?,
-            Operation::TextCompletions => asked.read_completion(n)?,
-            _ => asked.read_embedding()?,
+            Operation::Responses => asked.read_responses()?,
+            Operation::Messages => asked.read_messages()?,
+            _ => asked.read_completions_family()?,
         }
         Ok(asked)
     }
 
-    fn read_chat(&mut self) -> Result<(), Refusal> {
-        let messages = match self.document.get("messages") {
-            Some(Json::Array(items)) if !items.is_empty() => items,
-            Some(Json::Array(_)) => return Err(field("messages", "`messages` must not be empty".into())),
-            Some(other) => return Err(wrong_type("messages", "an array", other)),
-            None => return Err(missing("messages", "an array")),
-        };
-        for (i, message) in messages.iter().enumerate() {
-            self.vision |= read_message(i, message)?;
+    /// What chat completions, completions and embeddings share.
+    fn read_completions_family(&mut self) -> Result<(), Refusal> {
+        let document = &self.document;
+        self.choices = fields::integer(document, "n", 1, 128)?.unwrap_or(1);
+        self.include_usage = include_usage(document)? && self.stream;
+        self.stateful = document.get("previous_response_id").is_some()
+            || document.get("conversation").is_some()
+            || fields::boolean(document, "store")?.unwrap_or_default();
+        match self.operation {
+            Operation::ChatCompletions => self.read_chat(),
+            Operation::TextCompletions => self.read_completion(),
+            _ => self.read_embedding(),
         }
-        self.tools = match (self.document.get("tools"), self.document.get("functions")) {
-            (None, None) => false,
-            (Some(Json::Array(items)), None) | (None, Some(Json::Array(items))) => !items.is_empty(),
-            (Some(Json::Array(a)), Some(Json::Array(b))) => !(a.is_empty() && b.is_empty()),
-            (Some(other), _) | (None, Some(other)) => return Err(wrong_type("tools", "an array", other)),
-        };
-        self.json = match self.document.get("response_format") {
-            None => false,
-            Some(format @ Json::Object(_)) => {
-                format.get("type").and_then(Json::as_str).is_some_and(|t| t.starts_with("json"))
-            }
-            Some(other) => return Err(wrong_type("response_format", "an object", other)),
-        };
-        let new = integer(&self.document, "max_completion_tokens", 1, u64::from(u32::MAX))?;
-        let old = integer(&self.document, "max_tokens", 1, u64::from(u32::MAX))?;
-        self.output_cap = match (new, old) {
-            (Some(tokens), None) => Some(OutputCap { field: "max_completion_tokens", tokens }),
-            (None, Some(tokens)) => Some(OutputCap { field: "max_tokens", tokens }),
-            (None, None) => None,
-            // Servers differ in which of the two they follow: only one of them can be a bound.
-            (Some(_), Some(_)) => {
-                return Err(field(
-                    "max_tokens",
-                    "send `max_completion_tokens` or `max_tokens`, not both".into(),
-                ));
-            }
-        };
-        Ok(())
     }
 
-    fn read_completion(&mut self, n: u64) -> Result<(), Refusal> {
+    fn read_completion(&mut self) -> Result<(), Refusal> {
         let prompts = match self.document.get("prompt") {
             Some(Json::String(_)) => 1,
             Some(Json::Array(items)) if items.is_empty() => {
-                return Err(field("prompt", "`prompt` must not be empty".into()));
+                return Err(empty("prompt"));
             }
             Some(Json::Array(items)) => prompts(items, "prompt")?,
             Some(other) => return Err(wrong_type("prompt", "a string or an array", other)),
             None => return Err(missing("prompt", "a string or an array")),
         };
-        let best_of = integer(&self.document, "best_of", 1, 128)?.unwrap_or(1);
+        let best_of = fields::integer(&self.document, "best_of", 1, 128)?.unwrap_or(1);
         self.prompts = prompts;
-        self.choices = n.max(best_of).saturating_mul(prompts);
+        self.choices = self.choices.max(best_of).saturating_mul(prompts);
         if self.choices > MAX_CHOICES {
             return Err(field(
                 "n",
                 format!("`n` times the prompts is {}; at most {MAX_CHOICES}", self.choices),
             ));
         }
-        self.output_cap = integer(&self.document, "max_tokens", 1, u64::from(u32::MAX))?
+        self.output_cap = fields::tokens(&self.document, "max_tokens")?
             .map(|tokens| OutputCap { field: "max_tokens", tokens });
         Ok(())
     }
@@ -169,7 +135,7 @@ impl<'a> Asked<'a> {
         match self.document.get("input") {
             Some(Json::String(_)) => {}
             Some(Json::Array(items)) if items.is_empty() => {
-                return Err(field("input", "`input` must not be empty".into()));
+                return Err(empty("input"));
             }
             Some(Json::Array(items)) => {
                 self.prompts = prompts(items, "input")?;
@@ -185,30 +151,13 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Checks one message and tells whether it carries an image.
-fn read_message(i: usize, message: &Json<'_>) -> Result<bool, Refusal> {
-    let at = |name: &str| format!("messages[{i}].{name}");
-    if message.as_object().is_none() {
-        return Err(wrong_type(&format!("messages[{i}]"), "an object", message));
-    }
-    match message.get("role") {
-        Some(Json::String(_)) => {}
-        Some(other) => return Err(wrong_type(&at("role"), "a string", other)),
-        None => return Err(missing(&at("role"), "a string")),
-    }
-    match message.get("content") {
-        None | Some(Json::Null | Json::String(_)) => Ok(false),
-        Some(Json::Array(parts)) => {
-            let mut vision = false;
-            for (p, part) in parts.iter().enumerate() {
-                let Some(kind) = part.get("type").and_then(Json::as_str) else {
-                    return Err(missing(&format!("messages[{i}].content[{p}].type"), "a string"));
-                };
-                vision |= kind == "image_url" || kind == "input_image";
-            }
-            Ok(vision)
-        }
-        Some(other) => Err(wrong_type(&at("content"), "a string or an array", other)),
+/// Whether the client asks for the event with the usage.
+fn include_usage(document: &Document<'_>) -> Result<bool, Refusal> {
+    let options = fields::object(document, "stream_options")?;
+    match options.and_then(|options| options.get("include_usage")) {
+        None | Some(Json::Null) => Ok(false),
+        Some(Json::Bool(wanted)) => Ok(*wanted),
+        Some(other) => Err(wrong_type("stream_options.include_usage", "a boolean", other)),
     }
 }
 
@@ -225,45 +174,6 @@ fn prompts(items: &[Json<'_>], name: &str) -> Result<u64, Refusal> {
         name,
         format!("`{name}` must hold only strings, only token numbers, or only arrays of token numbers"),
     ))
-}
-
-fn boolean(document: &Document<'_>, name: &'static str) -> Result<bool, Refusal> {
-    match document.get(name) {
-        None => Ok(false),
-        Some(Json::Bool(b)) => Ok(*b),
-        Some(other) => Err(wrong_type(name, "a boolean", other)),
-    }
-}
-
-fn integer(
-    document: &Document<'_>,
-    name: &'static str,
-    least: u64,
-    most: u64,
-) -> Result<Option<u64>, Refusal> {
-    match document.get(name) {
-        None => Ok(None),
-        Some(Json::Number(text)) => match text.parse::<u64>() {
-            Ok(value) if (least..=most).contains(&value) => Ok(Some(value)),
-            _ => Err(field(
-                name,
-                format!("`{name}` is {text}; it must be a whole number from {least} to {most}"),
-            )),
-        },
-        Some(other) => Err(wrong_type(name, "a whole number", other)),
-    }
-}
-
-fn field(param: &str, message: String) -> Refusal {
-    Refusal::Field { param: param.to_owned(), message }
-}
-
-fn missing(param: &str, expected: &str) -> Refusal {
-    field(param, format!("`{param}` is missing; it must be {expected}"))
-}
-
-fn wrong_type(param: &str, expected: &str, got: &Json<'_>) -> Refusal {
-    field(param, format!("`{param}` is of type {}; it must be {expected}", got.type_name()))
 }
 
 #[cfg(test)]
@@ -319,6 +229,23 @@ mod tests {
         assert_eq!(param(r#"{"model":"m","messages":[{"role":"u"}],"stream":"yes"}"#), "stream");
         let both = r#"{"model":"m","messages":[{"role":"u"}],"max_tokens":1,"max_completion_tokens":1}"#;
         assert_eq!(param(both), "max_tokens");
+        let options = r#"{"model":"m","messages":[{"role":"u"}],"stream_options":{"include_usage":1}}"#;
+        assert_eq!(param(options), "stream_options.include_usage");
+    }
+
+    #[test]
+    fn what_only_the_server_has_is_not_counted() {
+        let uncounted = |rest: &str| chat(rest).unwrap().uncounted.is_some();
+        assert!(!uncounted(r#"{"model":"m","messages":[{"role":"u","content":"x"}]}"#));
+        assert!(uncounted(r#"{"model":"m","messages":[{"role":"u"}],"web_search_options":{}}"#));
+        assert!(uncounted(r#"{"model":"m","messages":[{"role":"u"}],"service_tier":"priority"}"#));
+        let file = |file: &str| {
+            uncounted(Box::leak(
+                format!(r#"{{"model":"m","messages":[{{"role":"u","content":[{{"type":"file","file":{file}}}]}}]}}"#)
+                    .into_boxed_str(),
+            ))
+        };
+        assert!(file(r#"{"file_id":"f"}"#) && !file(r#"{"file_data":"AA"}"#));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use crate::refusal::Refusal;
 
 /// The longest value of a header that names somebody or something.
 const MAX_NAME_BYTES: usize = 256;
+/// The longest name of a run or an evaluation. Each is a row in the ledger's books.
+const MAX_RUN_BYTES: usize = 128;
 
 /// What a request's headers say. Borrows from them.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +29,14 @@ pub struct Head<'a> {
     pub feature: &'a str,
     /// `x-forebay-user`
     pub user: &'a str,
+    /// `x-forebay-run`; empty: none
+    pub run: &'a str,
+    /// `x-forebay-eval`; empty: none
+    pub eval: &'a str,
+    /// `traceparent`; empty: none
+    pub traceparent: &'a str,
+    /// `x-request-id` as Envoy makes it; 0: none, or another form
+    pub envoy_id: u128,
     /// `cache-control` of the request
     pub cache_control: CacheControl,
     /// The address that Envoy saw: the last of `x-forwarded-for`
@@ -72,6 +82,10 @@ impl<'a> Head<'a> {
                 }
                 names::FEATURE => head.feature = named(text(), names::FEATURE)?,
                 names::USER => head.user = named(text(), names::USER)?,
+                names::RUN => head.run = visible(text(), names::RUN)?,
+                names::EVAL => head.eval = visible(text(), names::EVAL)?,
+                "x-request-id" => head.envoy_id = uuid(text()),
+                names::TRACEPARENT => head.traceparent = text(),
                 "cache-control" => head.cache_control = CacheControl::read(text()),
                 "x-forwarded-for" => {
                     head.client_address = text().rsplit(',').next().unwrap_or_default().trim();
@@ -100,6 +114,19 @@ impl<'a> Head<'a> {
     }
 }
 
+/// A UUID as a number; 0 where it is none.
+pub fn uuid(text: &str) -> u128 {
+    let digits = text.bytes().filter(|b| *b != b'-');
+    if text.len() != 36 {
+        return 0;
+    }
+    digits.fold(Some(0_u128), |id, digit| {
+        let digit = (digit as char).to_digit(16)?;
+        Some(id?.checked_mul(16)? + u128::from(digit))
+    })
+    .unwrap_or_default()
+}
+
 fn bearer_token(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -107,6 +134,13 @@ fn bearer_token(value: &str) -> Option<&str> {
 
 fn named<'a>(value: &'a str, header: &'static str) -> Result<&'a str, Refusal> {
     if value.len() > MAX_NAME_BYTES || value.chars().any(char::is_control) {
+        return Err(Refusal::BadHeader(header));
+    }
+    Ok(value)
+}
+
+fn visible<'a>(value: &'a str, header: &'static str) -> Result<&'a str, Refusal> {
+    if value.is_empty() || value.len() > MAX_RUN_BYTES || !value.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(Refusal::BadHeader(header));
     }
     Ok(value)

@@ -3,9 +3,15 @@
 //! On failure: closed; what cannot be read exactly is refused with the field's name.
 
 mod body;
+mod chat;
+mod fields;
 mod head;
+mod messages;
+mod path;
+mod responses;
+mod seen;
 mod shape;
 
 pub use body::{Asked, OutputCap};
-pub use head::{CacheControl, Head};
-pub use shape::{Shape, shape};
+pub use head::{CacheControl, Head, uuid};
+pub use shape::{Shape, Shaped, UsageOption, shape};

@@ -12,13 +12,13 @@ use super::rules::{CountRules, Counter};
 use super::{image, tools};
 use crate::json::{Document, Json};
 
-const PER_MESSAGE_TOKENS: u64 = 3;
+pub(super) const PER_MESSAGE_TOKENS: u64 = 3;
 const PER_NAME_TOKENS: u64 = 1;
-const REPLY_TOKENS: u64 = 3;
+pub(super) const REPLY_TOKENS: u64 = 3;
 
 /// Around one call of a tool in an assistant message, and around the result of one: recipient, channel and
 /// format marks. Unpublished; a margin.
-const TOOL_CALL_MARGIN_TOKENS: u64 = 8;
+pub(super) const TOOL_CALL_MARGIN_TOKENS: u64 = 8;
 
 /// What the choice of one tool adds; "none" adds one token. Unpublished; a margin.
 const TOOL_CHOICE_MARGIN_TOKENS: u64 = 8;
@@ -110,7 +110,8 @@ fn count_function(counter: Counter<'_>, function: &Json<'_>) -> Count {
     }
 }
 
-fn count_choice(counter: Counter<'_>, choice: &Json<'_>) -> Count {
+/// What the choice of a tool adds.
+pub(super) fn count_choice(counter: Counter<'_>, choice: &Json<'_>) -> Count {
     match choice {
         // `auto` is what a request without a choice has.
         Json::Null => Count::default(),
@@ -127,7 +128,7 @@ mod tests {
 
     use super::*;
     use crate::json::Bounds;
-    use crate::tokens::{Encoding, ImageRule, Tokenizer};
+    use crate::tokens::{Encoding, ImageRule, Tokenizer, count_messages, count_responses};
 
     const O200K: CountRules = CountRules {
         tokenizer: Tokenizer::Exact(Encoding::O200kBase),
@@ -245,6 +246,17 @@ mod tests {
             "refusal",
             "tool_call_id",
             "function_call",
+            "source",
+            "data",
+            "input",
+            "output",
+            "signature",
+            "thinking",
+            "encrypted_content",
+            "file_data",
+            "input_schema",
+            "format",
+            "schema",
         ];
         const LEAVES: &[&str] = &[
             "null",
@@ -255,6 +267,19 @@ mod tests {
             "\"text\"",
             "\"image_url\"",
             "\"function\"",
+            "\"message\"",
+            "\"input_image\"",
+            "\"input_file\"",
+            "\"function_call\"",
+            "\"function_call_output\"",
+            "\"reasoning\"",
+            "\"item_reference\"",
+            "\"image\"",
+            "\"document\"",
+            "\"tool_use\"",
+            "\"tool_result\"",
+            "\"thinking\"",
+            "\"base64\"",
             "\"low\"",
             "\"a\\n\\u0000é\"",
             "\"data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAAB\"",
@@ -282,7 +307,7 @@ mod tests {
             messages in any_json(), tools in any_json(), format in any_json(), long in 0_usize..3,
         ) {
             let body = format!(
-                r#"{{"messages":{messages},"tools":{tools},"functions":{tools},"tool_choice":{messages},"response_format":{format},"x":"{}"}}"#,
+                r#"{{"messages":{messages},"tools":{tools},"functions":{tools},"tool_choice":{messages},"response_format":{format},"input":{messages},"system":{messages},"instructions":{tools},"text":{format},"output_config":{format},"x":"{}"}}"#,
                 "y".repeat(long * 2000),
             );
             let document = Document::parse(body.as_bytes(), Bounds::default()).unwrap();
@@ -290,10 +315,12 @@ mod tests {
             for tokenizer in [O200K.tokenizer, Tokenizer::default()] {
                 for image in [O200K.image, ImageRule::Patches { cap: 0, multiplier_milli: u64::MAX }, ImageRule::Flat { tokens: u64::MAX }] {
                     let rules = CountRules { tokenizer, image };
-                    let plain = count_chat(&rules, None, &document);
-                    prop_assert!(plain.tokens >= 3);
-                    prop_assert_eq!(count_chat(&rules, Some(&memo), &document), plain);
-                    prop_assert_eq!(count_chat(&rules, Some(&memo), &document), plain);
+                    for count in [count_chat, count_responses, count_messages] {
+                        let plain = count(&rules, None, &document);
+                        prop_assert!(plain.tokens >= 3);
+                        prop_assert_eq!(count(&rules, Some(&memo), &document), plain);
+                        prop_assert_eq!(count(&rules, Some(&memo), &document), plain);
+                    }
                 }
             }
         }

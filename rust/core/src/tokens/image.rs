@@ -20,7 +20,8 @@ pub enum ImageRule {
         tile_tokens: u64,
     },
     /// Squares of 32 pixels, scaled down to at most `cap` of them, times `multiplier_milli` / 1000: cap 1,536
-    /// and 1,620 for gpt-4.1-mini, 2,460 for gpt-4.1-nano, 1,720 for o4-mini.
+    /// and 1,620 for gpt-4.1-mini, 2,460 for gpt-4.1-nano, 1,720 for o4-mini. Claude's rule, the area by 750 and at
+    /// most 1,600 tokens, is cap 1,172 and 1,366.
     Patches {
         /// The most patches of an image
         cap: u64,
@@ -51,14 +52,27 @@ impl Default for ImageRule {
 /// Tokens of the `image_url` of a content part: an object with `url` and `detail`, or the bare URL.
 pub(super) fn count(rule: ImageRule, image: &Json<'_>) -> Count {
     let url = image.as_str().or_else(|| image.get("url")?.as_str());
-    let detail = image.get("detail").and_then(Json::as_str);
+    count_at(rule, url, image.get("detail").and_then(Json::as_str))
+}
+
+/// Tokens of the image at a URL; `None`: it is named in another way.
+pub(super) fn count_at(rule: ImageRule, url: Option<&str>, detail: Option<&str>) -> Count {
     match rule {
-        ImageRule::Flat { tokens } => Count::exact(tokens),
         ImageRule::Tiles { base_tokens, .. } if detail == Some("low") => Count::exact(base_tokens),
-        _ => match url.and_then(picture::pixels) {
-            Some(pixels) => sized(rule, pixels, detail),
-            None => unsized_image(rule),
-        },
+        _ => count_pixels(rule, url.and_then(picture::pixels), detail),
+    }
+}
+
+/// Tokens of the image in a base64 text.
+pub(super) fn count_base64(rule: ImageRule, data: &str) -> Count {
+    count_pixels(rule, picture::pixels_of_base64(data), None)
+}
+
+fn count_pixels(rule: ImageRule, pixels: Option<Pixels>, detail: Option<&str>) -> Count {
+    match (rule, pixels) {
+        (ImageRule::Flat { tokens }, _) => Count::exact(tokens),
+        (_, Some(pixels)) => sized(rule, pixels, detail),
+        (_, None) => unsized_image(rule),
     }
 }
 

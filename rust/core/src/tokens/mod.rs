@@ -23,13 +23,16 @@ mod tree;
 mod vocab;
 
 // From a text's count to a request's.
+mod attachment;
 mod chat;
 mod count;
 mod estimate;
 mod image;
 mod memo;
+mod messages;
 mod picture;
 mod prompt;
+mod responses;
 mod rules;
 mod tokenizer;
 mod tools;
@@ -40,6 +43,8 @@ pub use encoding::Encoding;
 pub use estimate::Estimate;
 pub use image::ImageRule;
 pub use memo::{Memo, MemoStats};
+pub use messages::count_messages;
 pub use prompt::count_prompt;
+pub use responses::count_responses;
 pub use rules::CountRules;
 pub use tokenizer::{Tokenizer, TokenizerError};

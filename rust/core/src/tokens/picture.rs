@@ -26,6 +26,11 @@ pub(super) fn pixels(url: &str) -> Option<Pixels> {
     if !media_type.trim_end().to_ascii_lowercase().ends_with(";base64") {
         return None;
     }
+    pixels_of_base64(data)
+}
+
+/// Size of the picture in this base64 text.
+pub(super) fn pixels_of_base64(data: &str) -> Option<Pixels> {
     let file = Base64(data.as_bytes());
     let (width, height) = match file.bytes::<4>(0)? {
         [0x89, b'P', b'N', b'G'] => png(file)?,

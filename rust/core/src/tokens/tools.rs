@@ -48,7 +48,8 @@ pub(super) fn count(counter: Counter<'_>, list: &Json<'_>) -> Count {
 fn count_tool(counter: Counter<'_>, tool: &Json<'_>) -> Count {
     // In `functions` the function stands without a wrapper.
     let function = match tool.get("type").and_then(Json::as_str) {
-        Some("function") => tool.get("function"),
+        // Responses have it flat.
+        Some("function") => tool.get("function").or(Some(tool)),
         None => Some(tool),
         Some(_) => None,
     };
@@ -64,7 +65,7 @@ fn count_tool(counter: Counter<'_>, tool: &Json<'_>) -> Count {
     total += counter.text(&format!("{name}:{}", description(function)));
     for (field, value) in function.as_object().unwrap_or_default() {
         total += match &**field {
-            "name" | "description" | "strict" => Count::default(),
+            "type" | "name" | "description" | "strict" => Count::default(),
             "parameters" => count_parameters(counter, value),
             _ => counter.opaque(value),
         };

@@ -10,7 +10,7 @@ use forebay_core::answer::{BodyEnd, ResponseHead};
 use forebay_core::engine::{Capture, Clock};
 use tonic::Streaming;
 
-use super::messages::{Message, Part, reservation_id};
+use super::messages::{Message, Notes, Part};
 use super::service::Runtime;
 
 /// The copy of one response, given to the engine when the stream is over in any way.
@@ -39,7 +39,7 @@ impl Copied {
                 return;
             };
             if self.id.is_none() {
-                self.id = reservation_id(message.metadata);
+                self.id = Notes::read(message.metadata).id();
                 self.capture = self.id.and_then(|id| self.runtime.engine.capture(id));
             }
             if self.take(message.part) {

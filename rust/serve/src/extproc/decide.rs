@@ -52,6 +52,8 @@ enum State {
     Following(Box<Session>, oneshot::Receiver<FollowOutcome>, Duration),
     /// A person's stage was asked
     Resolving(Box<Session>, StagePending, Duration),
+    /// A budget's lease is on its way; Envoy need not be told, since it waits longer
+    Leasing(Box<Session>, oneshot::Receiver<FollowOutcome>, Duration),
     /// Answered; the stream stays open until the response of this id ends
     Forwarded(u128),
     /// Nothing more will be said
@@ -91,6 +93,12 @@ impl DecideStream {
                     if let Some(end) = self.follow(session, told, wait).await {
                         return end;
                     }
+                    continue;
+                }
+                State::Leasing(session, told, wait) => {
+                    // Whether or not it came, the decision says what follows.
+                    let _ = tokio::time::timeout(wait, told).await;
+                    self.state = State::Deciding(session);
                     continue;
                 }
                 State::Resolving(mut session, pending, wait) => {
@@ -267,6 +275,10 @@ impl DecideStream {
                 let wait = self.hold(wait, &session);
                 self.state = State::Following(session, told, wait);
             }
+            (Some(BodyStep::Lease { until_ns }), Some(told)) => {
+                let wait = Duration::from_nanos(until_ns.saturating_sub(runtime.clock.now_ns()));
+                self.state = State::Leasing(session, told, wait);
+            }
             (Some(BodyStep::Resolve(call)), _) => {
                 let mut wait = Duration::from_nanos(call.deadline_ns);
                 if wait + HOLD_MARGIN > runtime.message_timeout(&session) {
@@ -275,7 +287,7 @@ impl DecideStream {
                 let pending = runtime.stages.ask(call, body);
                 self.state = State::Resolving(session, pending, wait);
             }
-            (None | Some(BodyStep::Follow { .. }), _) => {
+            (None | Some(BodyStep::Follow { .. } | BodyStep::Lease { .. }), _) => {
                 self.answer(Answer::refusal(session.id(), &Refusal::Internal));
             }
         }
@@ -365,7 +377,8 @@ mod tests {
             )),
             clock: SystemClock::default(),
             stages: Arc::new(Stages::default()),
-            report: Report::default(),
+            report: Arc::new(Report::default()),
+            journal: None,
         };
         assert_eq!(caught(&runtime, || 7), Some(7));
         assert_eq!(caught(&runtime, || -> u8 { panic!("in a decision") }), None);

@@ -70,6 +70,9 @@ pub fn forward(forward: Forward, phase: Phase) -> ProcessingResponse {
     if forward.batch {
         set.push(header(names::ID, format!("{:032x}", forward.id).into()));
     }
+    if let Some(traceparent) = forward.traceparent {
+        set.push(header(names::TRACEPARENT, traceparent.into()));
+    }
     if let Some(body) = &forward.body {
         set.push(header("content-length", body.len().to_string().into()));
     }
@@ -87,7 +90,7 @@ pub fn forward(forward: Forward, phase: Phase) -> ProcessingResponse {
             Phase::Headers => Response::RequestHeaders(phased),
             Phase::Body => Response::RequestBody(phased),
         }),
-        dynamic_metadata: metadata(&forward.metadata),
+        dynamic_metadata: metadata(&forward.metadata, forward.drop_usage),
         ..ProcessingResponse::default()
     }
 }
@@ -127,28 +130,47 @@ fn header(name: &'static str, value: Bytes) -> HeaderValueOption {
     }
 }
 
-/// The metadata as an encoded `google.protobuf.Struct` with one key, our namespace.
+/// The metadata as an encoded `google.protobuf.Struct` whose keys are namespaces: ours, and where the usage event must
+/// be dropped, that of the usage.
 ///
 /// Written out by hand: a tree of hash maps for a dozen strings costs more than the rest of the answer.
-fn metadata(values: &[(&'static str, MetaValue)]) -> Bytes {
-    let fields: usize = values.iter().map(|(name, value)| field_len(pair_len(name, value_len(value)))).sum();
-    let ours = field_len(fields);
-    let mut out = Vec::with_capacity(field_len(pair_len(names::NAMESPACE, ours)));
-    put_pair_head(&mut out, names::NAMESPACE, ours);
-    put_head(&mut out, STRUCT_VALUE, fields);
+fn metadata(values: &[(&'static str, MetaValue)], drop_usage: bool) -> Bytes {
+    const DROP: [(&str, MetaValue); 1] = [("drop", MetaValue::Word("1"))];
+    let ours = namespace_len(names::NAMESPACE, values);
+    let drop: &[_] = if drop_usage { &DROP } else { &[] };
+    let usage = if drop_usage { namespace_len(names::USAGE_NAMESPACE, drop) } else { 0 };
+    let mut out = Vec::with_capacity(ours + usage);
+    put_namespace(&mut out, names::NAMESPACE, values);
+    if drop_usage {
+        put_namespace(&mut out, names::USAGE_NAMESPACE, drop);
+    }
+    out.into()
+}
+
+fn fields_len(values: &[(&str, MetaValue)]) -> usize {
+    values.iter().map(|(name, value)| field_len(pair_len(name, value_len(value)))).sum()
+}
+
+fn namespace_len(namespace: &str, values: &[(&str, MetaValue)]) -> usize {
+    field_len(pair_len(namespace, field_len(fields_len(values))))
+}
+
+fn put_namespace(out: &mut Vec<u8>, namespace: &str, values: &[(&str, MetaValue)]) {
+    let fields = fields_len(values);
+    put_pair_head(out, namespace, field_len(fields));
+    put_head(out, STRUCT_VALUE, fields);
     for (name, value) in values {
-        put_pair_head(&mut out, name, value_len(value));
+        put_pair_head(out, name, value_len(value));
         match value {
-            MetaValue::Shared(text) => put_bytes(&mut out, STRING_VALUE, text.as_bytes()),
-            MetaValue::Word(text) => put_bytes(&mut out, STRING_VALUE, text.as_bytes()),
-            MetaValue::Text(text) => put_bytes(&mut out, STRING_VALUE, text.as_bytes()),
+            MetaValue::Shared(text) => put_bytes(out, STRING_VALUE, text.as_bytes()),
+            MetaValue::Word(text) => put_bytes(out, STRING_VALUE, text.as_bytes()),
+            MetaValue::Text(text) => put_bytes(out, STRING_VALUE, text.as_bytes()),
             MetaValue::Number(number) => {
                 out.put_u8((NUMBER_VALUE << 3) as u8 | SIXTY_FOUR_BITS);
                 out.put_f64_le(*number as f64);
             }
         }
     }
-    out.into()
 }
 
 /// A key and the encoded value of `value_len` bytes that follows, as an entry of a struct's `fields`.

@@ -141,15 +141,49 @@ impl<'a> Body<'a> {
     }
 }
 
-/// The id that decide wrote into the dynamic metadata, out of an encoded `Metadata`.
-pub fn reservation_id(metadata: &[u8]) -> Option<u128> {
-    let ours = entry(metadata, 1, names::NAMESPACE)?;
-    let id = entry(ours, 1, "id")?;
+/// What an encoded `Metadata` says about a request: decide's own notes, and the usage that Envoy found.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Notes<'a> {
+    ours: &'a [u8],
+    usage: &'a [u8],
+}
+
+// === impl Notes ===
+
+impl<'a> Notes<'a> {
+    /// Finds both namespaces; what cannot be read says nothing.
+    pub fn read(metadata: &'a [u8]) -> Self {
+        Self {
+            ours: entry(metadata, 1, names::NAMESPACE).unwrap_or_default(),
+            usage: entry(metadata, 1, names::USAGE_NAMESPACE).unwrap_or_default(),
+        }
+    }
+
+    /// The reservation's id.
+    pub fn id(&self) -> Option<u128> {
+        hex_id(string(entry(self.ours, 1, "id")?)?.as_bytes())
+    }
+
+    /// A text that decide wrote.
+    pub fn ours(&self, key: &str) -> Option<&'a str> {
+        string(entry(self.ours, 1, key)?)
+    }
+
+    /// A text about the usage.
+    pub fn usage(&self, key: &str) -> Option<&'a str> {
+        if self.usage.is_empty() {
+            return None;
+        }
+        string(entry(self.usage, 1, key)?)
+    }
+}
+
+/// The `string_value` of an encoded `google.protobuf.Value`.
+fn string(value: &[u8]) -> Option<&str> {
     let mut found = None;
-    fields(id, |number, value| {
-        // `string_value` of a `google.protobuf.Value`
+    fields(value, |number, value| {
         if let (3, Value::Bytes(bytes)) = (number, value) {
-            found = hex_id(bytes);
+            found = Some(text(bytes)?);
         }
         Ok(())
     })
@@ -260,7 +294,7 @@ mod tests {
         }
         .encode_to_vec();
         let read = Message::read(&message).unwrap();
-        assert_eq!(reservation_id(read.metadata), Some(255));
+        assert_eq!(Notes::read(read.metadata).id(), Some(255));
         let Some(Part::ResponseBody(body)) = read.part else { panic!("not a body") };
         assert_eq!((body.bytes, body.end_of_stream), (&b"chunk"[..], false));
     }
@@ -268,9 +302,9 @@ mod tests {
     #[test]
     fn an_id_is_32_hex_digits_in_our_namespace_or_none() {
         for id in ["", "ff", "+00000000000000000000000000000ff", "g0000000000000000000000000000000"] {
-            assert_eq!(reservation_id(&metadata(id).encode_to_vec()), None, "{id}");
+            assert_eq!(Notes::read(&metadata(id).encode_to_vec()).id(), None, "{id}");
         }
-        assert_eq!(reservation_id(&[]), None);
-        assert_eq!(reservation_id(b"no message"), None);
+        assert_eq!(Notes::read(&[]).id(), None);
+        assert_eq!(Notes::read(b"no message").id(), None);
     }
 }

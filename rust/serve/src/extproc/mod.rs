@@ -9,5 +9,5 @@ mod messages;
 mod service;
 mod wire;
 
-pub use messages::reservation_id;
+pub use messages::Notes;
 pub use service::{ExtProc, Runtime};

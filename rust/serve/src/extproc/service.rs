@@ -21,6 +21,7 @@ use super::messages::hex_id;
 use super::wire::ProcessingResponse;
 use crate::clock::SystemClock;
 use crate::codec::BytesIn;
+use crate::journal::Journal;
 use crate::report::Report;
 use crate::stage::Stages;
 
@@ -33,7 +34,9 @@ pub struct Runtime {
     /// Persons' stages
     pub stages: Arc<Stages>,
     /// Lines for the log
-    pub report: Report,
+    pub report: Arc<Report>,
+    /// Writes records down, where the policy has a ledger
+    pub journal: Option<Journal>,
 }
 
 /// The service.
@@ -49,6 +52,13 @@ impl Runtime {
     /// A fresh random id.
     pub fn fresh_id(&self) -> u128 {
         rand::random()
+    }
+
+    /// Says that records may have been made.
+    pub fn wake_journal(&self) {
+        if let Some(journal) = &self.journal {
+            journal.wake();
+        }
     }
 
     /// How long Envoy waits for one answer without an announcement.

@@ -85,7 +85,7 @@ impl World {
             Told::Answer(_) => {}
             Told::Forward(forward) => self.open.push(forward.id),
             Told::Follow(waiting) => self.waiting.push(waiting),
-            Told::Resolve(..) => panic!("there is no stage"),
+            Told::Resolve(..) | Told::Lease(_) => panic!("there is no stage and no budget"),
         }
     }
 

@@ -19,7 +19,9 @@ type End = fn(&Engine, u128, u64);
 const ENDS: [(&str, End); 3] = [
     ("stream closed", |e, id, now| e.stream_closed(id, now)),
     ("batch finished", |e, id, now| e.batch_finished(id, now)),
-    ("logged", |e, id, now| e.logged(id, &LogEntry::default(), now)),
+    ("logged", |e, id, now| {
+        e.logged(id, &LogEntry::default(), now);
+    }),
 ];
 
 #[test]
@@ -71,6 +73,8 @@ fn what_nobody_ends_expires_once() {
     rig.log(forward.id);
     assert_eq!(rig.left("open", "acme"), 3);
     assert_eq!(rig.counter("forebay_reservations_expired_total"), 1);
+    assert_eq!(rig.counter("forebay_settled_late_total"), 1);
+    rig.log(forward.id);
     assert_eq!(rig.counter("forebay_log_entries_unknown_total"), 1);
     rig.is_quiet();
 }
@@ -85,7 +89,7 @@ fn tokens_come_back_where_envoy_answered_itself() {
     let lost = rig.forward(&chat("small", "x"));
     assert_eq!(rig.left("tpm", "acme"), 100_000 - 2 * bound);
     let end = RecordEnd { status: 503, local_reply: true, ..RecordEnd::default() };
-    rig.engine.logged(lost.id, &LogEntry { end, unreachable: false }, rig.now());
+    rig.engine.logged(lost.id, &LogEntry { end, ..LogEntry::default() }, rig.now());
     assert_eq!(rig.left("tpm", "acme"), 100_000 - bound);
     assert_eq!(rig.left("rpm", "acme"), 98, "it was a request all the same");
     rig.is_quiet();
@@ -122,7 +126,7 @@ fn a_client_that_left_says_nothing_about_a_pool() {
         if rig.engine.pool_views(rig.now())[0].healthy {
             let id = rig.forward(&chat("small", "x")).id;
             let end = RecordEnd { aborted: true, ..RecordEnd::default() };
-            rig.engine.logged(id, &LogEntry { end, unreachable: false }, rig.now());
+            rig.engine.logged(id, &LogEntry { end, ..LogEntry::default() }, rig.now());
         }
     }
     assert!(!rig.engine.pool_views(rig.now())[0].healthy);
@@ -144,7 +148,7 @@ fn records_say_how_it_ended() {
     let rig = rig();
     let forward = rig.forward(&chat("small", "x"));
     let end = RecordEnd { status: 200, duration_ns: 7, attempts: 2, ..RecordEnd::default() };
-    rig.engine.logged(forward.id, &LogEntry { end, unreachable: false }, rig.now());
+    rig.engine.logged(forward.id, &LogEntry { end, ..LogEntry::default() }, rig.now());
     rig.refused(&chat("nothing", "x"));
     let records = rig.engine.records_json(10);
     assert!(

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::rig::CHAT;
 use crate::policy::pb;
 
+pub use pb::budget::{Enforcement, Unit as BudgetUnit, WhenExhausted};
 pub use pb::limit::{Scope as LimitScope, Unit};
 pub use pb::model::Capability;
 pub use pb::pool::Protocol;
@@ -115,4 +116,38 @@ pub fn policy() -> pb::Policy {
 /// The same with a cache.
 pub fn cached() -> pb::Policy {
     pb::Policy { cache: Some(pb::Cache::default()), ..policy() }
+}
+
+/// A budget of an hour, hard, which refuses at its end.
+pub fn budget(name: &str, scope: LimitScope, unit: BudgetUnit, amount: u64) -> pb::Budget {
+    pb::Budget {
+        name: name.into(),
+        scope: scope as i32,
+        unit: unit as i32,
+        amount,
+        period: pb::budget::Period::Hour as i32,
+        ..pb::Budget::default()
+    }
+}
+
+/// Prices of whole nano-USD a token.
+pub fn prices(prompt: u64, output: u64) -> pb::Prices {
+    pb::Prices {
+        prompt_nanousd_per_million_tokens: prompt * 1_000_000,
+        output_nanousd_per_million_tokens: output * 1_000_000,
+        revision: "r1".into(),
+        ..pb::Prices::default()
+    }
+}
+
+/// The first policy with a ledger and these budgets. Prompts are counted exactly; `small` costs 1 and 2 nano-USD a token,
+/// `large` ten times that.
+pub fn spending(budgets: Vec<pb::Budget>) -> pb::Policy {
+    let mut policy = policy();
+    for model in &mut policy.models {
+        model.tokenizer = "o200k_base".into();
+    }
+    policy.models[0].prices = Some(prices(1, 2));
+    policy.models[1].prices = Some(prices(10, 20));
+    pb::Policy { ledger: Some(pb::Ledger::default()), budgets, ..policy }
 }

@@ -94,7 +94,7 @@ fn equal_requests_of_many_threads_have_one_leader_at_a_time() {
                     }
                     told = rig.resume(waiting);
                 }
-                Told::Resolve(..) => panic!("there is no stage"),
+                Told::Resolve(..) | Told::Lease(_) => panic!("there is no stage and no budget"),
             }
         }
     });

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -13,8 +13,8 @@ use prost::Message as _;
 use crate::answer::{BodyEnd, NotStorable, ResponseHead};
 use crate::cache::StoreOutcome;
 use crate::engine::{
-    Answer, BodyStep, Capture, Clock, Engine, EngineConfig, FollowOutcome, Forward, HeadStep, LogEntry,
-    Session, StageCall, Waiter,
+    Answer, BodyStep, Capture, Clock, Engine, EngineConfig, FollowOutcome, Forward, HeadStep, LogEntry, Logged,
+    Session, StageCall, UsageText, Waiter,
 };
 use crate::limit::{Claim, Kind, Scope, ScopeValue};
 use crate::policy::pb;
@@ -26,17 +26,21 @@ pub use super::given::*;
 pub const SECOND: u64 = 1_000_000_000;
 pub const CHAT: &str = "/v1/chat/completions";
 
-/// A clock that stands still until it is moved.
+/// A clock that stands still until it is moved; the calendar's may be set apart from the other.
 #[derive(Debug)]
-pub struct FakeClock(AtomicU64);
+pub struct FakeClock {
+    now_ns: AtomicU64,
+    set_ns: AtomicI64,
+}
 
 impl Clock for FakeClock {
     fn now_ns(&self) -> u64 {
-        self.0.load(Relaxed)
+        self.now_ns.load(Relaxed)
     }
 
     fn unix_ns(&self) -> u64 {
-        1_700_000_000 * SECOND + self.0.load(Relaxed)
+        let unix_ns = 1_700_000_000 * SECOND + self.now_ns.load(Relaxed);
+        unix_ns.saturating_add_signed(self.set_ns.load(Relaxed))
     }
 }
 
@@ -60,6 +64,7 @@ pub enum Told {
     Answer(Answer),
     Forward(Forward),
     Follow(Waiting),
+    Lease(Waiting),
     Resolve(Box<Session>, StageCall),
 }
 
@@ -148,6 +153,14 @@ impl Told {
         }
     }
 
+    pub fn lease(self) -> Waiting {
+        match self {
+            Self::Lease(waiting) => waiting,
+            Self::Answer(answer) => panic!("{}", String::from_utf8_lossy(&answer.body)),
+            other => panic!("it waits for no lease: {other:?}"),
+        }
+    }
+
     /// Status and code of an answer.
     pub fn refused(self) -> (u16, &'static str) {
         let answer = self.answer();
@@ -178,7 +191,7 @@ impl Rig {
         let snapshot = crate::policy::compile(&policy.encode_to_vec()).unwrap_or_else(|f| panic!("{f:#?}"));
         Self {
             engine: Engine::new(config, snapshot),
-            clock: FakeClock(AtomicU64::new(SECOND)),
+            clock: FakeClock { now_ns: AtomicU64::new(SECOND), set_ns: AtomicI64::new(0) },
             next_id: AtomicU64::new(1),
         }
     }
@@ -188,7 +201,12 @@ impl Rig {
     }
 
     pub fn sleep(&self, ns: u64) {
-        self.clock.0.fetch_add(ns, Relaxed);
+        self.clock.now_ns.fetch_add(ns, Relaxed);
+    }
+
+    /// Sets the calendar's clock by so much.
+    pub fn set_clock(&self, by_ns: i64) {
+        self.clock.set_ns.fetch_add(by_ns, Relaxed);
     }
 
     pub fn swap(&self, policy: &pb::Policy) {
@@ -224,6 +242,9 @@ impl Rig {
             BodyStep::Follow { until_ns } => {
                 Told::Follow(Waiting { session, body: body.to_owned(), until_ns, told })
             }
+            BodyStep::Lease { until_ns } => {
+                Told::Lease(Waiting { session, body: body.to_owned(), until_ns, told })
+            }
         }
     }
 
@@ -231,6 +252,12 @@ impl Rig {
     pub fn resume(&self, waiting: Waiting) -> Told {
         let Waiting { mut session, body, told, .. } = waiting;
         session.followed(told.lock().take().unwrap_or(FollowOutcome::GoAlone));
+        self.go_on(session, &body)
+    }
+
+    /// Whoever waited for a lease goes on, whether it came or not.
+    pub fn resume_lease(&self, waiting: Waiting) -> Told {
+        let Waiting { session, body, .. } = waiting;
         self.go_on(session, &body)
     }
 
@@ -267,15 +294,28 @@ impl Rig {
         self.engine.captured(capture, end, self.now())
     }
 
+    /// It ended well, and used all that was reserved for it.
     pub fn log(&self, id: u128) {
+        let bound = self.engine.open.amend(id, |r| r.owner.record.bound_tokens).unwrap_or_default();
+        self.log_usage(id, &format!(r#"{{"prompt_tokens":{bound},"completion_tokens":0}}"#));
+    }
+
+    /// It ended well, and the upstream said this of its use.
+    pub fn log_usage(&self, id: u128, usage: &str) {
         let end = RecordEnd { status: 200, ..RecordEnd::default() };
-        self.engine.logged(id, &LogEntry { end, unreachable: false }, self.now());
+        let usage = UsageText { last: Some(usage.as_bytes()), ..UsageText::default() };
+        self.log_entry(id, &LogEntry { end, usage, ..LogEntry::default() });
+    }
+
+    /// It ended as this entry says.
+    pub fn log_entry(&self, id: u128, entry: &LogEntry<'_>) -> Logged {
+        self.engine.logged(id, entry, self.now())
     }
 
     /// Envoy answered instead of an upstream that it could not reach.
     pub fn log_unreachable(&self, id: u128) {
         let end = RecordEnd { status: 503, local_reply: true, ..RecordEnd::default() };
-        self.engine.logged(id, &LogEntry { end, unreachable: true }, self.now());
+        self.engine.logged(id, &LogEntry { end, unreachable: true, ..LogEntry::default() }, self.now());
     }
 
     /// The record of an open reservation.
@@ -297,7 +337,7 @@ impl Rig {
             scope => ScopeValue::new(key, "acme", scope, value),
         };
         let amount = u64::from(limit.kind != Kind::Tokens);
-        self.engine.limiter.peek(&Claim { limit, scope, amount }, self.now()).remaining
+        self.engine.limiter.peek(&Claim { limit, scope, amount, period: None }, self.now()).remaining
     }
 
     /// Nothing is in flight anywhere.

@@ -83,7 +83,7 @@ proptest! {
                 }
                 Told::Forward(forward) => open.push((forward, mark)),
                 Told::Follow(follower) => waiting.push((follower, mark)),
-                Told::Resolve(..) => panic!("there is no stage"),
+                Told::Resolve(..) | Told::Lease(_) => panic!("there is no stage and no budget"),
             }
         }
         for (forward, mark) in open {

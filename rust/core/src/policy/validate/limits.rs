@@ -23,9 +23,9 @@ pub(super) fn check(policy: &pb::Policy, names: &Names, report: &mut Report) {
     for (i, limit) in policy.limits.iter().enumerate() {
         let path = format!("limits[{i}]");
         names::check_name(&limit.name, &format!("{path}.name"), Alphabet::Plain, report);
+        check_scope(limit.scope(), policy, &format!("{path}.scope"), report);
         check_bound(limit, &path, report);
-        check_lists(limit, &path, names, report);
-        check_scope(limit, policy, &path, report);
+        check_lists(&Narrowing::of_limit(limit), &path, names, report);
         if limit.unit() == Unit::Tokens {
             check_caps(limit, policy, &path, report);
         }
@@ -33,10 +33,6 @@ pub(super) fn check(policy: &pb::Policy, names: &Names, report: &mut Report) {
 }
 
 fn check_bound(limit: &pb::Limit, path: &str, report: &mut Report) {
-    if Scope::try_from(limit.scope).unwrap_or_default() == Scope::Unspecified {
-        let message = "must be given: what is counted, such as `KEY`, `TENANT` or `MODEL`";
-        report.error("no_scope", format!("{path}.scope"), message);
-    }
     if limit.amount == 0 {
         report.error(
             "no_amount",
@@ -66,14 +62,37 @@ fn check_bound(limit: &pb::Limit, path: &str, report: &mut Report) {
     }
 }
 
-fn check_lists(limit: &pb::Limit, path: &str, names: &Names, report: &mut Report) {
-    for (i, name) in limit.tenants.iter().enumerate() {
+/// The lists that narrow a limit or a budget to some requests.
+pub(super) struct Narrowing<'a> {
+    tenants: &'a [String],
+    tiers: &'a [String],
+    keys: &'a [String],
+    features: &'a [String],
+    models: &'a [String],
+}
+
+// === impl Narrowing ===
+
+impl<'a> Narrowing<'a> {
+    fn of_limit(limit: &'a pb::Limit) -> Self {
+        let pb::Limit { tenants, tiers, keys, features, models, .. } = limit;
+        Self { tenants, tiers, keys, features, models }
+    }
+
+    pub(super) fn of_budget(budget: &'a pb::Budget) -> Self {
+        let pb::Budget { tenants, tiers, keys, features, models, .. } = budget;
+        Self { tenants, tiers, keys, features, models }
+    }
+}
+
+pub(super) fn check_lists(lists: &Narrowing<'_>, path: &str, names: &Names, report: &mut Report) {
+    for (i, name) in lists.tenants.iter().enumerate() {
         names.check_tenant(name, format!("{path}.tenants[{i}]"), report);
     }
-    for (i, name) in limit.tiers.iter().enumerate() {
+    for (i, name) in lists.tiers.iter().enumerate() {
         names.check_tier(name, format!("{path}.tiers[{i}]"), report);
     }
-    for (i, id) in limit.keys.iter().enumerate() {
+    for (i, id) in lists.keys.iter().enumerate() {
         if !names.keys.contains(id.as_str()) {
             report.error(
                 "unknown_key",
@@ -82,23 +101,27 @@ fn check_lists(limit: &pb::Limit, path: &str, names: &Names, report: &mut Report
             );
         }
     }
-    for (i, name) in limit.features.iter().enumerate() {
+    for (i, name) in lists.features.iter().enumerate() {
         names.check_feature(name, format!("{path}.features[{i}]"), report);
     }
-    names.check_models(&limit.models, &format!("{path}.models"), Wildcards::Refused, report);
+    names.check_models(lists.models, &format!("{path}.models"), Wildcards::Refused, report);
 }
 
-fn check_scope(limit: &pb::Limit, policy: &pb::Policy, path: &str, report: &mut Report) {
-    let path = format!("{path}.scope");
-    match limit.scope() {
+/// A scope must be given, and something must have a value of it.
+pub(super) fn check_scope(scope: Scope, policy: &pb::Policy, path: &str, report: &mut Report) {
+    match scope {
+        Scope::Unspecified => {
+            let message = "must be given: what is counted, such as `KEY`, `TENANT` or `MODEL`";
+            report.error("no_scope", path, message);
+        }
         Scope::Provider if policy.pools.iter().all(|pool| pool.provider.is_empty()) => {
-            report.warn("scope_empty", path, "no pool has a `provider`, so the limit counts nothing");
+            report.warn("scope_empty", path, "no pool has a `provider`, so nothing is counted");
         }
         Scope::Tier if policy.tiers.is_empty() => {
-            report.warn("scope_empty", path, "there are no tiers, so the limit counts nothing");
+            report.warn("scope_empty", path, "there are no tiers, so nothing is counted");
         }
         Scope::Feature if policy.features.is_empty() => {
-            report.warn("scope_empty", path, "there are no features, so the limit counts nothing");
+            report.warn("scope_empty", path, "there are no features, so nothing is counted");
         }
         _ => {}
     }
@@ -107,19 +130,15 @@ fn check_scope(limit: &pb::Limit, policy: &pb::Policy, path: &str, report: &mut 
 /// A token limit is hard only when the output has a bound before it is written.
 fn check_caps(limit: &pb::Limit, policy: &pb::Policy, path: &str, report: &mut Report) {
     let counted = |model: &&pb::Model| limit.models.is_empty() || limit.models.contains(&model.name);
-    let uncapped: Vec<String> = policy
+    let uncapped = policy
         .models
         .iter()
         .filter(counted)
         .filter(|model| writes_text(model) && model.max_output_tokens == 0)
-        .map(|model| format!("`{}`", names::shown(&model.name)))
-        .collect();
-    if !uncapped.is_empty() {
-        let listed = uncapped.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-        let more =
-            if uncapped.len() > 5 { format!(" and {} more", uncapped.len() - 5) } else { String::new() };
+        .map(|model| &*model.name);
+    if let Some(listed) = names::listed(uncapped) {
         let message = format!(
-            "{listed}{more} have no `max_output_tokens`: a request that gives none itself has no output cap, \
+            "{listed} have no `max_output_tokens`: a request that gives none itself has no output cap, \
              and the limit cannot be kept for it"
         );
         report.warn("no_output_cap", path, message);

@@ -13,6 +13,7 @@ use pb::pool::Protocol;
 const MOST_TOKENS: u64 = 1_000_000_000;
 /// A million USD for a million tokens.
 const MOST_PRICE: u64 = 1_000_000_000_000_000;
+const MOST_PRICE_STEPS: usize = 16;
 
 pub(super) fn check(policy: &pb::Policy, names: &Names, report: &mut Report) {
     let all = policy.models.iter().enumerate().flat_map(|(i, model)| {
@@ -35,6 +36,7 @@ fn check_model(model: &pb::Model, path: &str, names: &Names, report: &mut Report
     }
     report.text(&format!("{path}.revision"), &model.revision, 128);
     report.text(&format!("{path}.upstream_name"), &model.upstream_name, 256);
+    report.text(&format!("{path}.price_id"), &model.price_id, 256);
     check_tokens(model, path, report);
     check_prices(model, path, report);
     check_capabilities(model, path, report);
@@ -43,7 +45,15 @@ fn check_model(model: &pb::Model, path: &str, names: &Names, report: &mut Report
 
 /// Whether a model produces text, so that its output needs a bound.
 pub(super) fn writes_text(model: &pb::Model) -> bool {
-    model.capabilities().any(|c| matches!(c, Capability::Chat | Capability::Completions))
+    let writes = |c| {
+        matches!(c, Capability::Chat | Capability::Completions | Capability::Responses | Capability::Messages)
+    };
+    model.capabilities().any(writes)
+}
+
+/// Whether requests name the model in a body that is read.
+pub(super) fn names_a_model(model: &pb::Model) -> bool {
+    writes_text(model) || model.capabilities().any(|c| c == Capability::Embeddings)
 }
 
 fn check_tokens(model: &pb::Model, path: &str, report: &mut Report) {
@@ -96,21 +106,61 @@ fn check_prices(model: &pb::Model, path: &str, report: &mut Report) {
         }
         return;
     };
-    let prompt = prices.prompt_nanousd_per_million_tokens;
-    let cached = prices.cached_prompt_nanousd_per_million_tokens;
-    report.within(&format!("{path}.prompt_nanousd_per_million_tokens"), prompt, 1, MOST_PRICE);
-    let output = prices.output_nanousd_per_million_tokens;
-    report.within(&format!("{path}.output_nanousd_per_million_tokens"), output, 1, MOST_PRICE);
-    let cached_path = format!("{path}.cached_prompt_nanousd_per_million_tokens");
-    report.within(&cached_path, cached, 1, MOST_PRICE);
-    if cached > prompt {
-        report.warn(
-            "cached_dearer",
-            cached_path,
-            format!("`{cached}` is dearer than an uncached prompt, `{prompt}`"),
-        );
+    report.within(&format!("{path}.request_nanousd"), prices.request_nanousd, 1, MOST_PRICE);
+    let base = pb::LongPromptPrices {
+        above_prompt_tokens: 0,
+        prompt_nanousd_per_million_tokens: prices.prompt_nanousd_per_million_tokens,
+        output_nanousd_per_million_tokens: prices.output_nanousd_per_million_tokens,
+        cached_prompt_nanousd_per_million_tokens: prices.cached_prompt_nanousd_per_million_tokens,
+        cache_write_nanousd_per_million_tokens: prices.cache_write_nanousd_per_million_tokens,
+    };
+    check_rates(&base, &base, &path, report);
+    if prices.long_prompt.len() > MOST_PRICE_STEPS {
+        let message =
+            format!("has {} steps; at most {MOST_PRICE_STEPS} are allowed", prices.long_prompt.len());
+        report.error("too_many", format!("{path}.long_prompt"), message);
+    }
+    for (i, long) in prices.long_prompt.iter().enumerate() {
+        let path = format!("{path}.long_prompt[{i}]");
+        check_step(prices, i, &path, report);
+        check_rates(long, &base, &path, report);
     }
     report.text(&format!("{path}.revision"), &prices.revision, 128);
+}
+
+/// Steps of a price list begin at a bound of their own and change something.
+fn check_step(prices: &pb::Prices, at: usize, path: &str, report: &mut Report) {
+    let Some(step) = prices.long_prompt.get(at) else { return };
+    let above = step.above_prompt_tokens;
+    let above_path = format!("{path}.above_prompt_tokens");
+    report.within(&above_path, above, 1, MOST_TOKENS);
+    if above == 0 {
+        report.error("no_bound", above_path, "must be given, such as 200000");
+    } else if prices.long_prompt.iter().take(at).any(|earlier| earlier.above_prompt_tokens >= above) {
+        let message = format!("`{above}` does not rise above the steps before it; write each once, in order");
+        report.error("steps_not_rising", above_path, message);
+    }
+    if *step == (pb::LongPromptPrices { above_prompt_tokens: above, ..pb::LongPromptPrices::default() }) {
+        report.warn("step_without_price", path, "gives no price, so it changes nothing");
+    }
+}
+
+/// `base` is where a step takes what it does not give.
+fn check_rates(rates: &pb::LongPromptPrices, base: &pb::LongPromptPrices, path: &str, report: &mut Report) {
+    let cached_path = format!("{path}.cached_prompt_nanousd_per_million_tokens");
+    let (prompt, cached) =
+        (rates.prompt_nanousd_per_million_tokens, rates.cached_prompt_nanousd_per_million_tokens);
+    report.within(&format!("{path}.prompt_nanousd_per_million_tokens"), prompt, 1, MOST_PRICE);
+    let output = rates.output_nanousd_per_million_tokens;
+    report.within(&format!("{path}.output_nanousd_per_million_tokens"), output, 1, MOST_PRICE);
+    report.within(&cached_path, cached, 1, MOST_PRICE);
+    let written = rates.cache_write_nanousd_per_million_tokens;
+    report.within(&format!("{path}.cache_write_nanousd_per_million_tokens"), written, 1, MOST_PRICE);
+    let prompt = if prompt == 0 { base.prompt_nanousd_per_million_tokens } else { prompt };
+    if cached > prompt {
+        let message = format!("`{cached}` is dearer than an uncached prompt, `{prompt}`");
+        report.warn("cached_dearer", cached_path, message);
+    }
 }
 
 fn check_capabilities(model: &pb::Model, path: &str, report: &mut Report) {
@@ -121,19 +171,21 @@ fn check_capabilities(model: &pb::Model, path: &str, report: &mut Report) {
         }
     }
     let has = |wanted: Capability| model.capabilities().any(|c| c == wanted);
-    let serves = [Capability::Chat, Capability::Completions, Capability::Embeddings, Capability::Tensors];
-    if !serves.into_iter().any(has) {
-        let message = "must list what the model serves: `CHAT`, `COMPLETIONS`, `EMBEDDINGS` or `TENSORS`";
+    let talks = [Capability::Chat, Capability::Responses, Capability::Messages];
+    let others = [Capability::Completions, Capability::Embeddings, Capability::Tensors];
+    if !talks.into_iter().chain(others).any(has) {
+        let message = "must list what the model serves: `CHAT`, `RESPONSES`, `MESSAGES`, `COMPLETIONS`, `EMBEDDINGS` or \
+                       `TENSORS`";
         report.error("no_capability", path, message);
         return;
     }
     for extra in [Capability::Tools, Capability::Vision, Capability::Json] {
-        if has(extra) && !has(Capability::Chat) {
+        if has(extra) && !talks.into_iter().any(has) {
             let name = extra.as_str_name();
             report.warn(
                 "capability_unused",
                 path.as_str(),
-                format!("`{name}` means something only with `CHAT`"),
+                format!("`{name}` means something only with `CHAT`, `RESPONSES` or `MESSAGES`"),
             );
         }
     }
@@ -152,23 +204,31 @@ fn check_pools(model: &pb::Model, path: &str, names: &Names, report: &mut Report
         let Some(pool) = names.check_pool(name, path.clone(), report) else { continue };
         let protocol = pool.protocol();
         for capability in model.capabilities() {
-            let needed = match capability {
-                Capability::Chat | Capability::Completions | Capability::Embeddings => Protocol::Openai,
-                Capability::Tensors => Protocol::KserveGrpc,
-                Capability::Unspecified | Capability::Tools | Capability::Vision | Capability::Json => {
-                    continue;
-                }
-            };
-            if protocol != needed && protocol != Protocol::Unspecified {
+            let speaks = speakers(capability);
+            if !speaks.is_empty() && !speaks.contains(&protocol) && protocol != Protocol::Unspecified {
+                let needed: Vec<_> = speaks.iter().map(|p| format!("`{}`", p.as_str_name())).collect();
                 let message = format!(
-                    "`{}` speaks `{}`, and `{}` needs `{}`; give the model a pool that speaks it",
+                    "`{}` speaks `{}`, and `{}` needs {}; give the model a pool that speaks it",
                     names::shown(name),
                     protocol.as_str_name(),
                     capability.as_str_name(),
-                    needed.as_str_name()
+                    needed.join(" or ")
                 );
                 report.error("protocol_mismatch", path.as_str(), message);
             }
         }
+    }
+}
+
+/// The protocols that serve a capability; empty: any does.
+fn speakers(capability: Capability) -> &'static [Protocol] {
+    match capability {
+        Capability::Chat | Capability::Completions | Capability::Embeddings | Capability::Responses => {
+            &[Protocol::Openai]
+        }
+        // Servers of the `OpenAI` protocol, such as vLLM, serve Messages beside it.
+        Capability::Messages => &[Protocol::Anthropic, Protocol::Openai],
+        Capability::Tensors => &[Protocol::KserveGrpc],
+        Capability::Unspecified | Capability::Tools | Capability::Vision | Capability::Json => &[],
     }
 }

@@ -3,6 +3,7 @@
 //! On failure: a finding; a name that is given twice resolves to its first owner.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 
 use super::{Report, pb};
 
@@ -253,6 +254,18 @@ pub(super) fn shown(value: &str) -> String {
         out.push_str("...");
     }
     out
+}
+
+/// Names for a message: the first few, and how many more; `None`: there are none.
+pub(super) fn listed<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
+    const SHOWN: usize = 5;
+    let all: Vec<&str> = names.collect();
+    let mut text =
+        all.iter().take(SHOWN).map(|name| format!("`{}`", shown(name))).collect::<Vec<_>>().join(", ");
+    if all.len() > SHOWN {
+        let _ = write!(text, " and {} more", all.len() - SHOWN);
+    }
+    (!all.is_empty()).then_some(text)
 }
 
 /// `; did you mean ...?` when a choice is near enough, else nothing.

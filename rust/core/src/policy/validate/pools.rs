@@ -49,7 +49,7 @@ fn check_pool(pool: &pb::Pool, path: &str, report: &mut Report) {
         );
     }
     if Protocol::try_from(pool.protocol).unwrap_or_default() == Protocol::Unspecified {
-        let message = "must be given: `OPENAI`, `KSERVE_GRPC`, `HTTP` or `GRPC`";
+        let message = "must be given: `OPENAI`, `ANTHROPIC`, `KSERVE_GRPC`, `HTTP` or `GRPC`";
         report.error("no_protocol", format!("{path}.protocol"), message);
     }
     report.text(&format!("{path}.provider"), &pool.provider, 64);

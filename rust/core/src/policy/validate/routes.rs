@@ -95,8 +95,8 @@ fn check_operation(policy: &pb::Policy, route: &pb::Route, path: &str, names: &N
     let operation_path = format!("{path}.operation");
     let method = match operation {
         Operation::Unspecified => {
-            let message = "must be given: `CHAT_COMPLETIONS`, `TEXT_COMPLETIONS`, `EMBEDDING`, `LIST_MODELS`, `KSERVE` \
-                           or `FORWARD`";
+            let message = "must be given: `CHAT_COMPLETIONS`, `RESPONSES`, `MESSAGES`, `TEXT_COMPLETIONS`, `EMBEDDING`, \
+                           `LIST_MODELS`, `KSERVE` or `FORWARD`";
             report.error("no_operation", operation_path, message);
             return;
         }
@@ -108,6 +108,8 @@ fn check_operation(policy: &pb::Policy, route: &pb::Route, path: &str, names: &N
         Operation::ChatCompletions
         | Operation::TextCompletions
         | Operation::Embedding
+        | Operation::Responses
+        | Operation::Messages
         | Operation::Kserve => "POST",
     };
     if !route.methods.is_empty() && !route.methods.iter().any(|m| m == method) {
@@ -258,9 +260,11 @@ fn check_fail_open(route: &pb::Route, path: &str, names: &Names, report: &mut Re
     let path = format!("{path}.fail_open_pool");
     let Some(pool) = names.check_pool(&route.fail_open_pool, path.clone(), report) else { return };
     let fits = match route.operation() {
-        Operation::ChatCompletions | Operation::TextCompletions | Operation::Embedding => {
-            pool.protocol() == Protocol::Openai
-        }
+        Operation::ChatCompletions
+        | Operation::TextCompletions
+        | Operation::Embedding
+        | Operation::Responses => pool.protocol() == Protocol::Openai,
+        Operation::Messages => matches!(pool.protocol(), Protocol::Openai | Protocol::Anthropic),
         Operation::Forward => matches!(pool.protocol(), Protocol::Http | Protocol::Grpc),
         Operation::ListModels | Operation::Kserve | Operation::Unspecified => false,
     };
@@ -285,6 +289,8 @@ fn capability_of(operation: Operation) -> Option<Capability> {
         Operation::ChatCompletions => Some(Capability::Chat),
         Operation::TextCompletions => Some(Capability::Completions),
         Operation::Embedding => Some(Capability::Embeddings),
+        Operation::Responses => Some(Capability::Responses),
+        Operation::Messages => Some(Capability::Messages),
         Operation::Unspecified | Operation::ListModels | Operation::Kserve | Operation::Forward => None,
     }
 }

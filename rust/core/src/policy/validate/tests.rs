@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod account;
+
 use proptest::prelude::*;
 use prost::Message;
 
@@ -614,6 +616,21 @@ proptest! {
             ..pb::Route::default()
         });
         policy.cache = Some(pb::Cache { follow_ms: n(11), max_bytes: n(0), max_entry_bytes: n(1), ..pb::Cache::default() });
+        policy.budgets.push(pb::Budget {
+            name: t(19), scope: e(3), unit: e(4), amount: n(8), period: e(5), timezone: t(6), enforcement: e(6),
+            when_exhausted: e(7), next_models: vec![t(12), t(13)], threshold_percents: vec![n(0) as u32, n(1) as u32],
+            models: vec![t(20)], ..pb::Budget::default()
+        });
+        policy.ledger = Some(pb::Ledger {
+            directory: t(7), retention_days: n(2) as u32, max_journal_bytes: n(3), on_failure: e(0),
+        });
+        policy.telemetry = Some(pb::Telemetry {
+            otlp_endpoint: t(4), sampled_per_million: n(4) as u32, slow_ms: n(5), metrics_interval_ms: n(6),
+        });
+        let step = pb::LongPromptPrices { above_prompt_tokens: n(7), prompt_nanousd_per_million_tokens: n(8), ..pb::LongPromptPrices::default() };
+        policy.models[0].prices = Some(pb::Prices {
+            request_nanousd: n(9), output_nanousd_per_million_tokens: n(10), long_prompt: vec![step; 2], ..pb::Prices::default()
+        });
         for finding in validate(&policy) {
             prop_assert!(!finding.message.contains('\n'));
         }
