@@ -6,7 +6,7 @@ TRITON := .venv-triton
 export CARGO_TARGET_DIR := $(CURDIR)/target
 RUST := $(shell find rust proto bench/rust -name '*.rs' -o -name '*.toml' -o -name '*.proto' 2>/dev/null) Cargo.toml Cargo.lock
 
-.PHONY: help build triton demo up test test-rust test-python check fmt lint types imports deny bench bench-build bench-seam proto clean
+.PHONY: help build triton demo up test test-rust test-python check fmt lint types imports deny bench bench-build bench-seam proto prices clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,11 +43,11 @@ check: fmt lint types imports deny ## format, lints, types, import rules, licenc
 
 fmt:
 	cargo fmt --all --check
-	$(BIN)/ruff format --check python tests bench proto
+	$(BIN)/ruff format --check python tests bench proto prices
 
 lint: build
 	cargo clippy -q --locked --workspace --all-targets -- -D warnings
-	$(BIN)/ruff check python tests bench proto
+	$(BIN)/ruff check python tests bench proto prices
 
 types: build
 	$(BIN)/mypy
@@ -68,8 +68,11 @@ bench-build: build
 bench: bench-build triton ## measure against controls in one run; ARGS='--quick' for a short one
 	$(BIN)/python -m bench.load --out bench/results/latest.json $(ARGS)
 
-proto: $(BIN)/python ## generate the Python form of the policy message
+proto: $(BIN)/python ## generate the Python form of the messages
 	$(BIN)/python proto/generate.py
+
+prices: build ## write the packaged price list anew, out of the pinned genai-prices
+	$(BIN)/python prices/build.py
 
 clean: ## remove what was built
 	rm -rf target $(VENV) $(TRITON) python/forebay/_core.abi3.so

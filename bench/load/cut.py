@@ -44,7 +44,7 @@ def cut_chain(rendered: Path, out: Path, filters: Sequence[str], listener_port: 
 def _without(chain: list[dict[str, Any]], filters: Sequence[str]) -> list[dict[str, Any]]:
     missing = set(filters) - {entry["name"] for entry in chain}
     if missing:
-        raise BenchError(f"the rendered chain has no filter `{sorted(missing)[0]}`; bench/load/cut.py names it")
+        raise BenchError(f"the rendered chain has no filter `{min(missing)}`; bench/load/cut.py names it")
     return [entry for entry in chain if entry["name"] not in filters]
 
 

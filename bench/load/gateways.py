@@ -1,4 +1,4 @@
-"""Owns the variants with a gateway: as it ships, with the books kept, and with filters of issue 4 taken out of the chain.
+"""Owns the variants with a gateway: as it ships, with the books kept, and with usage filters taken out of the chain.
 
 Must not know how load is sent or what is made of the numbers.
 On failure: a gateway that does not get ready stops the run with the end of its log.
@@ -44,7 +44,7 @@ def start_no_usage(site: Site, forebay: Variant) -> Variant:
 
 
 def start_spine(site: Site, forebay: Variant) -> Variant:
-    """The gateway of `forebay` behind an Envoy whose chain reads no usage: neither that filter nor the decompressors."""
+    """The gateway of `forebay` behind an Envoy whose chain has neither usage filter nor decompressors."""
     return _start_cut("spine", site, forebay, [USAGE, DECOMPRESS])
 
 
@@ -78,9 +78,7 @@ def _start_gateway(name: str, site: Site, books: Books | None, unpaid: dict[str,
 
 def _start_cut(name: str, site: Site, forebay: Variant, filters: list[str]) -> Variant:
     listener_port, admin_port = free_port(), free_port()
-    bootstrap = cut_chain(
-        forebay.rendered or Path(), site.workdir / name / "envoy", filters, listener_port, admin_port
-    )
+    bootstrap = cut_chain(forebay.rendered or Path(), site.workdir / name / "envoy", filters, listener_port, admin_port)
     envoy = start_envoy(name, site, bootstrap, admin_port)
     # The gateway serves one variant at a time, so its CPU in a slice is this variant's.
     children = {"envoy": envoy, "service": forebay.children["service"]}

@@ -33,6 +33,14 @@ CHUNK_GAP_US = 3_000
 OPEN_GAP_US = 5_000_000
 
 
+@dataclass(frozen=True)
+class Measure:
+    """Rows, and the variants that they compare."""
+
+    take: Callable[[Bench], list[Row]]
+    variants: tuple[str, ...]
+
+
 @dataclass
 class Bench:
     """What every measure works with."""
@@ -164,7 +172,7 @@ def exact_hit(bench: Bench) -> list[Row]:
 def uncaptured_stream(bench: Bench) -> list[Row]:
     """Body messages that an uncaptured stream sends to the processor."""
     rows = []
-    load = _streams(bench.scale).with_header(NOT_CAPTURED)
+    load = streams(bench.scale).with_header(NOT_CAPTURED)
     for name in ("echo", "forebay"):
         if bench.has(name):
             variant = bench.variants[name]
@@ -187,7 +195,7 @@ def uncaptured_stream(bench: Bench) -> list[Row]:
 
 def captured_chunk(bench: Bench) -> list[Row]:
     """CPU of a captured chunk: the same streams captured and not, on the same chain."""
-    base = _streams(bench.scale)
+    base = streams(bench.scale)
     captured = {"echo": base.with_header(ECHO_CAPTURED), "forebay": base}
     plain = {"echo": base, "forebay": base.with_header(NOT_CAPTURED)}
     names = [name for name in ("echo", "forebay") if bench.has(name)]
@@ -238,19 +246,20 @@ def open_streams(bench: Bench) -> list[Row]:
     return rows
 
 
-END_TO_END: dict[str, Callable[[Bench], list[Row]]] = {
-    "governed_cpu": governed_cpu,
-    "beside_governed": beside_governed,
-    "governed_p50": governed_p50,
-    "exact_hit": exact_hit,
-    "uncaptured_stream": uncaptured_stream,
-    "captured_chunk": captured_chunk,
-    "large_prompt": large_prompt,
-    "open_streams": open_streams,
+END_TO_END: dict[str, Measure] = {
+    "governed_cpu": Measure(governed_cpu, ("none", "logged", "echo", "forebay")),
+    "beside_governed": Measure(beside_governed, ("forebay",)),
+    "governed_p50": Measure(governed_p50, ("none", "echo", "forebay")),
+    "exact_hit": Measure(exact_hit, ("direct", "echo", "forebay")),
+    "uncaptured_stream": Measure(uncaptured_stream, ("echo", "forebay")),
+    "captured_chunk": Measure(captured_chunk, ("echo", "forebay")),
+    "large_prompt": Measure(large_prompt, ("none", "echo", "forebay")),
+    "open_streams": Measure(open_streams, ("none", "echo", "forebay")),
 }
 
 
-def _streams(scale: Scale) -> Load:
+def streams(scale: Scale) -> Load:
+    """Streams whose chunks are each a message of its own."""
     return Load(scale.streams, chunks=scale.chunks, gap_us=CHUNK_GAP_US)
 
 

@@ -1,4 +1,4 @@
-"""Owns the policy files of a run: the checked-in one with this run's addresses and 100,000 keys, without and with books.
+"""Owns the policy files of a run: the checked-in one with its addresses and 100,000 keys, without and with books.
 
 Must not know what the gateway makes of it.
 On failure: an unreadable policy raises; the run stops.

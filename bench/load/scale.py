@@ -23,6 +23,11 @@ class Scale:
     chunks: int
     open_streams: int
     memory_decisions: int
+    # Keys that take turns where each has a budget of its own; fewer than `requests`, so that the warm-up meets all.
+    budget_keys: int
+    # Requests of the soak in a second, and for how long.
+    soak_per_second: int
+    soak_s: int
 
 
 FULL = Scale(
@@ -34,6 +39,9 @@ FULL = Scale(
     chunks=200,
     open_streams=2_000,
     memory_decisions=1_000_000,
+    budget_keys=1_000,
+    soak_per_second=100,
+    soak_s=600,
 )
 # Seconds instead of minutes: shows that everything runs; its numbers are rough.
 QUICK = Scale(
@@ -45,4 +53,7 @@ QUICK = Scale(
     chunks=50,
     open_streams=2_000,
     memory_decisions=20_000,
+    budget_keys=200,
+    soak_per_second=100,
+    soak_s=30,
 )

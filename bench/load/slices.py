@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.load.cpu import cpu_ns, wait_quiet
+from bench.load.policy import KEYS
 from bench.load.process import BenchError
 from bench.load.tools import Tools
 from bench.load.variants import Variant
@@ -19,6 +20,8 @@ from bench.load.variants import Variant
 LARGE_BODY_BYTES = 220_000
 # What the upstream sends after the content chunks of a stream: finish reason, usage, `[DONE]`.
 CLOSING_EVENTS = 3
+# Longer than any load that is sent as fast as it goes.
+_SEND_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,14 @@ class Load:
     all_open: bool = False
     headers: tuple[str, ...] = ()
     path: str = "/v1/chat/completions"
+    # How many keys take turns.
+    keys: int = KEYS
+    # Whether the body of a stream asks for the usage event.
+    usage_unasked: bool = False
+    # Of the closing events, those that the client must get.
+    closing_events: int = CLOSING_EVENTS
+    # Requests that begin in a second, evenly; 0: each as soon as a connection is free.
+    per_second: float = 0.0
 
     def with_header(self, header: str) -> Load:
         """The same load with one header more."""
@@ -51,6 +62,12 @@ class Load:
             words += ["--requests", str(self.requests), "--connections", str(self.connections)]
         if self.chunks:
             words += ["--stream", "--chunks", str(self.chunks), "--gap-us", str(self.gap_us)]
+            words += ["--closing-events", str(self.closing_events)]
+            words += ["--usage-unasked"] if self.usage_unasked else []
+        if self.per_second:
+            words += ["--per-second", str(self.per_second)]
+        if self.keys != KEYS:
+            words += ["--keys", str(self.keys)]
         if self.repeat_same:
             words.append("--repeat-same")
         for header in self.headers:
@@ -77,19 +94,30 @@ class Slice:
         """Median latency."""
         return float(self.report["latency_us"]["p50"])
 
+    @property
+    def first_data_p50_us(self) -> float:
+        """Median time to the first byte of a stream's first event."""
+        return float(self.report["first_data_us"]["p50"])
+
     def role_us(self, *roles: str) -> float:
         """Microseconds of CPU a request, of some roles."""
         return sum(self.cpu_ns.get(role, 0) for role in roles) / 1e3 / self.load.requests
 
-    def per_event_us(self) -> float:
-        """Microseconds of CPU an upstream event."""
-        return sum(self.cpu_ns.values()) / 1e3 / (self.load.requests * (self.load.chunks + CLOSING_EVENTS))
+    def per_event_us(self, *roles: str) -> float:
+        """Microseconds of CPU an upstream event; of all roles where none is named."""
+        events = self.load.requests * (self.load.chunks + CLOSING_EVENTS)
+        return sum(self.cpu_ns.get(role, 0) for role in roles or self.cpu_ns) / 1e3 / events
 
     def failures(self) -> int:
         """Requests that were not answered 200 and whole."""
-        answered = int(self.report["statuses"].get("200", 0))
-        failed = sum(int(count) for count in self.report["errors"].values())
-        return self.load.requests - answered + failed
+        return failures(self.load, self.report)
+
+
+def failures(load: Load, report: dict[str, Any]) -> int:
+    """Requests of a load that were not answered 200 and whole."""
+    answered = int(report["statuses"].get("200", 0))
+    failed = sum(int(count) for count in report["errors"].values())
+    return load.requests - answered + failed
 
 
 @dataclass
@@ -120,10 +148,27 @@ class Generator:
 
     def send(self, port: int, load: Load) -> dict[str, Any]:
         """The generator's own report."""
+        return report_of(self.begin(port, load), _SEND_S)
+
+    def begin(self, port: int, load: Load) -> subprocess.Popen[str]:
+        """Sends and does not wait; `report_of` does."""
         command = [str(self.tools.bench), "load", *load.arguments(port, self.next_index)]
         self.next_index += load.requests
-        run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        if run.returncode != 0:
-            raise BenchError(f"the load generator failed: {run.stderr.strip()}")
-        report: dict[str, Any] = json.loads(run.stdout)
-        return report
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def report_of(run: subprocess.Popen[str], timeout_s: float) -> dict[str, Any]:
+    """The report of a run of the generator, once it ends.
+
+    Raises: BenchError where it failed or took too long; it is ended then.
+    """
+    try:
+        out, error = run.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        run.communicate()
+        raise BenchError(f"the load generator took more than {timeout_s:.0f} s") from None
+    if run.returncode != 0:
+        raise BenchError(f"the load generator failed: {error.strip()}")
+    report: dict[str, Any] = json.loads(out)
+    return report

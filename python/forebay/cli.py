@@ -124,9 +124,13 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
 
 def _check(arguments: argparse.Namespace) -> int:
     from forebay.policy.engine import check  # noqa: PLC0415 - it needs the compiled core
+    from forebay.policy.price_lines import price_lines  # noqa: PLC0415 - only this command shows them
 
+    prices: list[str] = []
     try:
-        findings: Sequence[Finding] = check(load(arguments.file))
+        policy = load(arguments.file)
+        findings: Sequence[Finding] = check(policy)
+        prices = price_lines(policy.message())
     except PolicyError as error:
         findings = error.findings
     if arguments.json:
@@ -136,6 +140,8 @@ def _check(arguments: argparse.Namespace) -> int:
             print(finding.text(str(arguments.file)))
     errors = sum(finding.severity == "error" for finding in findings)
     if not arguments.json:
+        for line in prices:
+            print(f"{arguments.file}: {line}")
         print(f"{arguments.file}: {_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}")
     return 1 if errors else 0
 

@@ -39,5 +39,5 @@ def test_make_targets_exist(target):
 
 def test_every_command_has_help():
     help_text = parser().format_help()
-    for name in ("check", "explain", "envoy-config", "serve", "up", "demo", "key"):
+    for name in ("check", "explain", "envoy-config", "serve", "up", "demo", "ledger", "key"):
         assert name in help_text

@@ -47,6 +47,9 @@ def mixed_site(folder: Path, seed: int) -> Iterator[MixedSite]:
         ledger = LedgerFolder(folder / "ledger")
         endpoints = {name: f"127.0.0.1:{fleet.port}" for name, fleet in fleets.items()}
         policy = stage.policy(endpoints, str(ledger.directory), POOL_KEY_ENV)
+        # Answers to what was asked before come from the cache, also where chance is in them.
+        for feature in policy["features"]:
+            feature["cache"] = {"sampled": "SHARE"}
         policy["gateway"] = {
             "ext_proc_address": f"127.0.0.1:{ports.ext_proc}",
             "admin_address": f"127.0.0.1:{ports.admin}",

@@ -72,20 +72,25 @@ def upstream_cost(*fleets: ScriptedFleet) -> int:
     return sum(price(e.prompt_tokens, e.output_tokens) for fleet in fleets for e in fleet.ledger.entries())
 
 
-def quiet(chain: Chain) -> None:
-    """Wait until nothing is reserved, and the journal is in the ledger."""
-    ledger = ledger_of(chain)
+def quiet(chain: Chain, still_s: float = 0.0) -> None:
+    """Wait until nothing is reserved, and the journal is in the ledger; and for `still_s` nothing more came.
+
+    A gateway that has read the journal of one before it has written more than it made: there only stillness tells.
+    """
+    seen, since = -1.0, time.monotonic()
 
     def is_quiet() -> bool:
+        nonlocal seen, since
         metrics = chain.metrics()
-        held = ("forebay_open_reservations", "forebay_ledger_lag_bytes")
-        if any(value for name in held for _, value in metrics[name]):
-            return False
-        (made,) = (value for _, value in metrics["forebay_ledger_made_total"])
-        (written,) = (value for _, value in metrics["forebay_ledger_records_total"])
-        return bool(made == written)
+        total = {name: sum(value for _, value in series) for name, series in metrics.items()}
+        written = total["forebay_ledger_records_total"]
+        if written != seen:
+            seen, since = written, time.monotonic()
+        held = total["forebay_open_reservations"] or total["forebay_ledger_lag_bytes"]
+        whole = written >= total["forebay_ledger_made_total"]
+        return not held and whole and time.monotonic() - since >= still_s
 
-    until(is_quiet, f"the books in {ledger.directory} are complete")
+    until(is_quiet, "the books are complete")
 
 
 def assert_books_agree(chain: Chain) -> None:
@@ -107,12 +112,30 @@ def assert_books_agree(chain: Chain) -> None:
     assert len(ids) == len(set(ids))
 
 
+def spend_all(chain: Chain, text: str, **fields: Any) -> openai.RateLimitError:
+    """Chat, one after the other, until a chat is refused while nothing is reserved; gives that refusal."""
+    refused = 0
+    for number in range(10_000):
+        try:
+            chain.chat(f"{text} {number}", **fields)
+        except openai.RateLimitError as error:
+            refused += 1
+            if refused == 2:
+                return error
+            # What is reserved counts as spent until its entry comes.
+            until(lambda: chain.metric("forebay_open_reservations") == 0, "nothing is open")
+        else:
+            refused = 0
+    raise AssertionError("the budget never ends")
+
+
 class Load:
     """Clients that chat without a pause, plain and streamed, and remember what they saw complete."""
 
     def __init__(self, chain: Chain, clients: int = 8, key: str = "acme") -> None:
         self._chain = chain
         self._key = key
+        chain.client(key)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._count = 0

@@ -41,7 +41,7 @@ def test_ledger_upstreams_budgets_and_metrics_agree(tmp_path: Path, capsys: pyte
     # The load is what it says: nothing of this was left out by chance.
     assert report.exact_requests > requests / 2
     assert report.estimated_requests > requests / 50
-    assert {"ok", "hit", "upstream_error", "aborted"} <= set(report.outcomes)
-    for name in ("panics", "usage_invalid", "settled_twice", "settled_foreign", "reservations_expired"):
+    assert {"ok", "hit", "upstream_error", "aborted", "reset"} <= set(report.outcomes)
+    for name in ("panics", "usage_invalid", "settled_twice", "settled_foreign"):
         assert sum(value for _, value in metrics[f"forebay_{name}_total"]) == 0, name
     assert "Traceback" not in site.gateway.said()

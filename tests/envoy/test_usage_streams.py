@@ -63,6 +63,40 @@ def test_streams_may_be_split_anyhow(site: UsageSite, data: st.DataObject, name:
     assert site.noted(got.name) == shape.noted
 
 
+# Events, whether each is the extra one, and what it leaves.
+EVENTS: list[tuple[str, bool, dict[str, str]]] = [
+    ('data: {"choices":[{"delta":{"content":"a"}}]}\n\n', False, {}),
+    ('data:{"choices":[],"usage":{"a":1}}\n\n', True, {"last": '{"a":1}'}),
+    ('data: {"usage":{"b":{"c":2}},"choices":[]}\n\n', True, {"last": '{"b":{"c":2}}'}),
+    ('event: x\ndata: {"choices":[{"usage":{}}],"usage":{"d":3}}\n\n', False, {"last": '{"d":3}'}),
+    ('data: {"type":"message_start","message":{"usage":{"e":4}}}\n\n', False, {"start": '{"e":4}'}),
+    ("data: [DONE]\n\n", False, {}),
+    (": comment\n\n", False, {}),
+    ('data: {"choices":[],"usage":null}\n\n', False, {}),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    events=st.lists(st.tuples(st.sampled_from(EVENTS), st.sampled_from(["\n", "\r\n", "\r"])), min_size=1, max_size=8),
+    splits=st.sets(st.integers(1, 400), max_size=40),
+)
+def test_any_events_in_any_order_with_any_breaks(site: UsageSite, events: Any, splits: set[int]) -> None:
+    stream = rest = ""
+    noted: dict[str, str] = {}
+    for (text, extra, leaves), breaks in events:
+        written = text.replace("\n", breaks)
+        stream += written
+        rest += "" if extra else written
+        noted |= leaves
+    cuts = {cut for cut in splits if cut < len(stream)}
+    kept = site.ask(streamed(pieces(stream.encode(), cuts)))
+    dropped = site.ask(streamed(pieces(stream.encode(), cuts)), x_drop="1")
+    assert kept.body == stream.encode()
+    assert dropped.body == rest.encode()
+    assert site.noted(kept.name) == site.noted(dropped.name) == noted
+
+
 def test_only_what_may_be_the_extra_event_is_held_back(site: UsageSite) -> None:
     """The client has every other piece before the upstream sends the next."""
     begun = b'data: {"id":"c","choices":[{"delta":{"con'

@@ -26,7 +26,10 @@ def request_file(tmp_path: Path) -> str:
 
 def test_check_says_that_the_example_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(EXAMPLE)]) == 0
-    assert capsys.readouterr().out == f"{EXAMPLE}: 0 errors, 0 warnings\n"
+    *prices, verdict = capsys.readouterr().out.splitlines()
+    assert verdict == f"{EXAMPLE}: 0 errors, 0 warnings"
+    assert f"{EXAMPLE}: chat-small: 0.05 in, 0.2 out USD per million tokens (own-2026-10)" in prices
+    assert f"{EXAMPLE}: minilm: no price, so its cost is unknown" in prices
 
 
 def test_check_says_every_error_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +113,7 @@ def test_a_refused_policy_is_not_explained(
 def test_envoy_config_writes_what_envoy_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["envoy-config", str(EXAMPLE), "--out", str(tmp_path / "envoy"), "--as", "/etc/envoy"]) == 0
     names = {str(path.relative_to(tmp_path / "envoy")) for path in (tmp_path / "envoy").rglob("*.yaml")}
-    assert names == {"envoy.yaml", "clusters.yaml", "routes.yaml", "secrets/pool-hosted.yaml"}
+    assert names == {"envoy.yaml", "clusters.yaml", "routes.yaml", "secrets/pool-hosted.yaml", "secrets/pool-anthropic.yaml"}
     assert len(capsys.readouterr().out.splitlines()) == len(names)
     assert "path: /etc/envoy/routes.yaml" in (tmp_path / "envoy" / "envoy.yaml").read_text()
 

@@ -12,7 +12,9 @@ local USAGE, CHOICES = '"usage"', '"choices"'
 local OBJECT, EMPTY_LIST = "^%s*:%s*{", "^%s*:%s*%[%s*%]"
 local LISTED = '"choices"%s*:%s*%[%s*[^%s%]]'
 -- Whatever is not in it may not stand in a protobuf string, or has no place among numbers.
-local NOT_PLAIN = "[^\t\n\r -~]"
+local NOT_PLAIN = "[^ -~\t\n\r]"
+-- An object that is the last member of the outermost one.
+local LAST_MEMBER = "^(%b{})%s*}%s*$"
 
 local byte, find, gmatch, lower = string.byte, string.find, string.gmatch, string.lower
 local concat, match, sub = table.concat, string.match, string.sub
@@ -83,10 +85,35 @@ local function has_usage(text, from)
   return nil
 end
 
-local function note_usage(handle, key, text, at)
-  local _, last = find(text, "^%b{}", at)
-  local usage = last and last - at < MAX_USAGE_BYTES and sub(text, at, last)
-  if usage and not find(usage, NOT_PLAIN) then
+-- The raw text of the last `usage` object that stands at most `deepest` objects deep, and how deep; or nil.
+local function usage_of(text, deepest)
+  local at, last = find(text, USAGE, 1, true)
+  if not at then
+    return nil
+  end
+  local later, stop = find(text, USAGE, last + 1, true)
+  while later do
+    at, last = later, stop
+    later, stop = find(text, USAGE, last + 1, true)
+  end
+  -- Where nearly all servers write it; anything else is counted out.
+  local _, open = find(text, OBJECT, last + 1)
+  if open and byte(text, at - 1) ~= BACKSLASH then
+    local _, _, object = find(text, LAST_MEMBER, open)
+    if object then
+      return object, 1
+    end
+  end
+  local begin, depth = member(text, USAGE, OBJECT, deepest)
+  if not begin then
+    return nil
+  end
+  local _, _, object = find(text, "^(%b{})", begin)
+  return object or "", depth
+end
+
+local function note_usage(handle, key, usage)
+  if #usage > 0 and #usage <= MAX_USAGE_BYTES and not find(usage, NOT_PLAIN) then
     note(handle, key, usage)
   else
     note(handle, "bad", "1")
@@ -123,11 +150,11 @@ local function read_event(handle, block)
   elseif is_type(data, '"response.', '"type"%s*:%s*"response%.') then
     deepest = 2
   end
-  local at, depth = member(data, USAGE, OBJECT, deepest)
-  if not at then
+  local usage, depth = usage_of(data, deepest)
+  if not usage then
     return false
   end
-  note_usage(handle, depth == 2 and key or "last", data, at)
+  note_usage(handle, depth == 2 and key or "last", usage)
   return depth == 1 and member(data, CHOICES, EMPTY_LIST, 1) ~= nil
 end
 
@@ -346,9 +373,9 @@ local function body(handle)
     end
   end
   local text = first == last and pieces[first] or concat(pieces, "", first, last)
-  local at = has_usage(text, 1) and member(text, USAGE, OBJECT, 1)
-  if at then
-    note_usage(handle, "last", text, at)
+  local usage = usage_of(text, 1)
+  if usage then
+    note_usage(handle, "last", usage)
   end
 end
 
@@ -359,7 +386,9 @@ function envoy_on_response(handle)
   if not kind or (encoding and encoding ~= "identity") then
     return
   end
-  kind = lower(match(kind, "^%s*([^;%s]*)"))
+  if kind ~= "application/json" and kind ~= "text/event-stream" then
+    kind = lower(match(kind, "^%s*([^;%s]*)"))
+  end
   if kind == "text/event-stream" then
     local asked = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
     local drop = asked ~= nil and asked.drop == "1"

@@ -40,12 +40,15 @@ _DIRECTORY = "forebay-ledger"
 _RETENTION_DAYS = 90
 _PERCENTS = (50, 80, 100)
 _LEASE_WAIT_MS = 500
+_MESSAGE_TIMEOUT_MS = 1_000
 _STOP_S = 5.0
 _TELEMETRY_HELP = {
     "forebay_spans_total": "spans sent to the collector",
     "forebay_spans_dropped_total": "requests whose spans were dropped, and spans that the collector rejected",
     "forebay_telemetry_failures_total": "calls of the collector that failed",
 }
+# What a process that died wrote last is read within this.
+_CATCH_UP_S = 10.0
 # Many stranded leases are said in one line, not in hundreds.
 _SAID_STRANDED = 20
 
@@ -67,14 +70,19 @@ class Accounting:
         directory = Path(policy.ledger.directory or _DIRECTORY)
         self._engine = engine
         self._policy = policy
-        opened = ReopeningStore(lambda: SqliteStore(directory, owner), now_ns=time.monotonic_ns)
+        # A request waits half of its message timeout for a lease. A locked file must be given up well before, or the
+        # answer from memory comes too late; twice, since rows may hold the file's turn as long.
+        timeout_ms = max(1, (policy.gateway.message_timeout_ms or _MESSAGE_TIMEOUT_MS) // 8)
+        opened = ReopeningStore(
+            lambda: SqliteStore(directory, owner, timeout_ms=timeout_ms), now_ns=time.monotonic_ns
+        )
         self._fallback: FallbackStore | None = None
         self._store: Store = opened
         if policy.ledger.on_failure != Ledger.REFUSE:
             self._fallback = FallbackStore(opened, now_ns=time.monotonic_ns)
             self._store = self._fallback
         self._lease_failures = 0
-        self._stranded = 0
+        self._say_at_s: float | None = None
         self._set_budgets(policy)
         self._telemetry = Telemetry.from_policy(
             policy.telemetry,
@@ -90,7 +98,6 @@ class Accounting:
     def start(self, gateway: Gateway) -> None:
         """Start the threads that serve this gateway, and say what the process before left open."""
         self._gateway = gateway
-        self._say_stranded()
         self._telemetry.start()
         self._ingest.start()
         self._leases.start()
@@ -128,7 +135,7 @@ class Accounting:
                 totals.bad_frames + totals.bad_records,
             ),
             ("forebay_lease_failures_total", "counter", "draws that the ledger could not serve", failures),
-            ("forebay_stranded_leases", "gauge", "leases that the process before left open", self._stranded),
+            ("forebay_stranded_leases", "gauge", "leases of processes that died, not known to be spent", self._stranded()),
             (
                 "forebay_budget_spent_ratio",
                 "gauge",
@@ -171,12 +178,24 @@ class Accounting:
         except StoreError as error:
             _log.error("the ledger does not know the budgets yet: %s", error)
 
+    def _stranded(self) -> int:
+        try:
+            return len(self._store.stranded())
+        except StoreError:
+            return 0
+
     def _say_stranded(self) -> None:
+        """Say what the process before left open, once what it wrote last is in the ledger."""
+        now_s = time.monotonic()
+        if self._say_at_s is None:
+            self._say_at_s = now_s + _CATCH_UP_S
+        if self._ingest.totals().lag_bytes and now_s < self._say_at_s:
+            return
+        self._say_at_s = float("inf")
         try:
             stranded = self._store.stranded()
         except StoreError:
             return
-        self._stranded = len(stranded)
         for lease in stranded[:_SAID_STRANDED]:
             _log.warning(
                 "a process that died left a lease of `%s` for `%s` open: %d %s drawn, %d known to be spent, so %d stay "
@@ -191,6 +210,8 @@ class Accounting:
             asked = self._gateway.next_leases(_LEASE_WAIT_MS) if self._gateway else None
             if asked is None:
                 return
+            if self._say_at_s != float("inf"):
+                self._say_stranded()
             if asked:
                 self._serve([LeaseAsk(*ask) for ask in asked])
 

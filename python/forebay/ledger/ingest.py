@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from forebay.errors import ForebayError
 from forebay.ledger._pb.ledger_pb2 import LedgerRecord
+from forebay.ledger.events import log_threshold
 from forebay.ledger.journal import Journal
 from forebay.ledger.rows import decode, row
 from forebay.store import JournalPosition, LedgerRow, Store, ThresholdEvent
@@ -216,10 +217,7 @@ class IngestThread:
     def _count(self, result: IngestResult) -> None:
         for event in result.thresholds:
             self._thresholds[event.budget, event.percent] += 1
-            _log.warning(
-                "budget `%s` of `%s` has spent %d of %d (%d %%)",
-                *(event.budget, event.value, event.spent, event.amount, event.percent),
-            )
+            log_threshold(_log, event)
         if result.bad_frames or result.torn_frames or result.bad_records:
             self._log_rarely("damage", f"the journal is damaged: {result}")
         before = self._totals

@@ -36,6 +36,7 @@ class Buckets:
     """Works on the tables `bucket`, `lease`, `threshold` and `owner`; remembers a bounded number of ids."""
 
     def __init__(self) -> None:
+        # Read by `Records` for every charge, without a call; only `bucket` adds to it.
         self.known: dict[tuple[str, str, int], int] = {}
         self._owners: dict[str, int] = {}
         self._crossed: set[tuple[int, int]] = set()

@@ -78,6 +78,8 @@ counters! {
     saved_tokens: "forebay_saved_tokens_total", "tokens of answers that came from the cache";
     /// Money that cached answers did not cost
     saved_nanousd: "forebay_saved_nanousd_total", "nano-USD that answers from the cache did not cost, by policy prices";
+    /// Money that another model than the one asked for did not cost
+    saved_by_routing_nanousd: "forebay_saved_by_routing_nanousd_total", "nano-USD that the model which was asked for would have cost more";
     /// Policies taken
     policies: "forebay_policies_total", "policies put into force";
     /// Policies refused
@@ -159,7 +161,7 @@ impl Metrics {
 
     /// Counts a request that we answered ourselves for the error objective.
     pub fn answered(&self, record: &Record, outcome: Outcome) {
-        self.ends.objective(record, outcome);
+        self.ends.objective(&record.route, outcome, record.status);
     }
 
     fn count(&self, series: Series) {

@@ -30,13 +30,11 @@ impl TraceContext {
     /// as the client says.
     pub fn of(id: u128, traceparent: &str, sampled_per_million: u32) -> Self {
         let span_id = nonzero(id as u64 ^ (id >> 64) as u64);
-        match parse(traceparent) {
-            Some((trace_id, parent_span_id, sampled)) => Self { trace_id, parent_span_id, span_id, sampled },
-            None => {
-                let trace_id = if id == 0 { 1 } else { id };
-                Self { trace_id, parent_span_id: 0, span_id, sampled: sampled(trace_id, sampled_per_million) }
-            }
+        if let Some((trace_id, parent_span_id, sampled)) = parse(traceparent) {
+            return Self { trace_id, parent_span_id, span_id, sampled };
         }
+        let trace_id = if id == 0 { 1 } else { id };
+        Self { trace_id, parent_span_id: 0, span_id, sampled: sampled(trace_id, sampled_per_million) }
     }
 
     /// The header that goes on to the upstream: our span is its parent.

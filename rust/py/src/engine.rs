@@ -144,7 +144,7 @@ impl Engine {
     /// Raises: `ValueError` for an id that is no 32 hex digits.
     #[pyo3(signature = (id, status=200, *, duration_ns=0, local_reply=false, aborted=false, unreachable=false,
         timed_out=false, reset=false, answer_bytes=0, usage_start=None, usage=None))]
-    #[allow(clippy::too_many_arguments)] // keyword-only flags of one event
+    #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools)] // keyword-only flags of one event
     fn end(
         &self,
         py: Python<'_>,
@@ -251,7 +251,7 @@ impl Engine {
         py.detach(|| self.engine.fail_lease(token));
     }
 
-    /// What every bucket of a budget was leased: (budget, value, period_start_s, granted, used).
+    /// What every bucket of a budget was leased: `(budget, value, period_start_s, granted, used)`.
     fn lease_balances(&self, py: Python<'_>) -> Vec<(String, String, i64, u64, u64)> {
         let balances = py.detach(|| self.engine.lease_balances(self.clock.now_ns()));
         balances

@@ -91,7 +91,7 @@ impl Gateway {
 
     /// The next buckets of budgets that need a lease. Blocks at most `timeout_ms` with the GIL released.
     ///
-    /// Returns: (token, budget, value, unit, period_start_s, period_end_s, amount, want) each, empty when nothing came;
+    /// Returns: `(token, budget, value, unit, period_start_s, period_end_s, amount, want)` each, empty when nothing came;
     /// `None` once the gateway stopped. Each token is answered with `Engine.grant` or `Engine.lease_failed`.
     #[allow(clippy::type_complexity)] // a row
     fn next_leases(

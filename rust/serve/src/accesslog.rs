@@ -90,7 +90,7 @@ struct EntryResponse {
     #[prost(message, optional, tag = "1")]
     response_code: Option<UInt32Value>,
     #[prost(uint64, tag = "3")]
-    response_body_bytes: u64,
+    body_bytes: u64,
     #[prost(string, tag = "6")]
     response_code_details: String,
 }
@@ -99,6 +99,8 @@ struct EntryResponse {
 const UNDECIDED: &str = "undecided";
 /// How Envoy's details begin where an upstream ended its answer before it was whole.
 const BROKEN_OFF: &str = "upstream_reset_after_response_started";
+/// What Envoy says where a stream has lived as long as it may.
+const MAX_DURATION: &str = "max_duration_timeout";
 /// What Envoy says of an answer that a route gives.
 const DIRECT_RESPONSE: &str = "direct_response";
 
@@ -180,7 +182,9 @@ fn read<'a>(
         && (flags.upstream_request_timeout
             || flags.stream_idle_timeout
             || flags.duration_timeout
-            || flags.upstream_max_stream_duration_reached);
+            || flags.upstream_max_stream_duration_reached
+            // The bound on a stream's life sets no flag.
+            || details == MAX_DURATION);
     // So may an aborted or broken answer, once an upstream had the request.
     let answered = details == "via_upstream" || first_byte_ns > 0;
     let reset = flags.upstream_connection_termination
@@ -213,7 +217,7 @@ fn read<'a>(
         timed_out,
         reset,
         // An answer of Envoy's own passes the same filters; its bytes and what it says of usage are nobody's.
-        answer_bytes: response.filter(|_| answered).map_or(0, |r| r.response_body_bytes),
+        answer_bytes: response.filter(|_| answered).map_or(0, |r| r.body_bytes),
         started_unix_ns: started_ns,
         first_token_ns,
         last_byte_ns: nanos(common.time_to_last_upstream_rx_byte.as_ref()),
@@ -325,6 +329,21 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_envoys_own_answer_are_nobodys() {
+        let bytes = |first_byte_ns: i32| {
+            let common = common(|c, f| {
+                f.upstream_request_timeout = true;
+                if first_byte_ns > 0 {
+                    c.time_to_first_upstream_rx_byte = Some(Duration { seconds: 0, nanos: first_byte_ns });
+                }
+            });
+            let response = EntryResponse { body_bytes: 24, ..EntryResponse::default() };
+            read(&common, Some(&response), &Notes::read(&common.metadata)).answer_bytes
+        };
+        assert_eq!((bytes(0), bytes(7)), (0, 24));
+    }
+
+    #[test]
     fn a_client_that_left_may_have_cost_something() {
         let left = |attempts: u32| {
             let entry = common(|c, f| {
@@ -353,6 +372,8 @@ mod tests {
         let late = common(|_, f| f.upstream_request_timeout = true);
         let entry = read_as(&late, 504, "upstream_response_timeout");
         assert!(!entry.unreachable && entry.timed_out && !entry.end.local_reply, "it may have cost something");
+        let lived = read_as(&common(|_, _| ()), 504, "max_duration_timeout");
+        assert!(!lived.unreachable && lived.timed_out && !lived.end.local_reply, "so may a stream that lived too long");
         assert!(!read_as(&AccessLogCommon::default(), 0, "").unreachable, "an entry without flags");
     }
 

@@ -305,6 +305,43 @@ mod tests {
     }
 
     #[test]
+    fn what_came_while_it_could_not_write_is_lost_with_the_rest() {
+        let directory = folder("late");
+        let (journal, outbox) = journal(&directory, 100);
+        outbox.push(&record(&"a".repeat(200)));
+        while journal.counts().1 == 0 {
+            journal.wake();
+            std::thread::yield_now();
+        }
+        // The writer holds the first and waits to try again.
+        outbox.push(&record("b"));
+        journal.stop();
+        assert_eq!(outbox.counts(), (2, 2));
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn records_that_come_while_it_writes_are_written_before_it_ends() {
+        let directory = folder("all");
+        let (journal, outbox) = journal(&directory, 64 << 20);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        outbox.push(&record("somebody"));
+                        journal.wake();
+                    }
+                });
+            }
+        });
+        journal.stop();
+        let written = std::fs::read(directory.join(format!("journal-{:020}.log", 1))).unwrap();
+        assert_eq!((count(&written), outbox.counts()), (2_000, (2_000, 0)));
+        assert_eq!(journal.counts(), (written.len() as u64, 0));
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
     fn a_folder_that_is_not_there_is_an_error() {
         let outbox = Arc::new(Outbox::new(1));
         let settings = JournalSettings { directory: PathBuf::from("/nowhere/at/all"), max_bytes: 1 };

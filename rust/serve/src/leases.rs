@@ -69,3 +69,36 @@ impl Leases {
         self.bell.rung.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use forebay_core::engine::EngineConfig;
+
+    use super::*;
+
+    fn leases() -> Leases {
+        let snapshot = forebay_core::policy::compile(b"").unwrap();
+        Leases::new(Arc::new(Engine::new(EngineConfig::default(), snapshot)))
+    }
+
+    #[test]
+    fn without_asks_its_time_passes() {
+        assert!(leases().next(Duration::ZERO).unwrap().is_empty());
+        let rung = leases();
+        rung.bell.state.lock().rung = true;
+        assert!(rung.next(Duration::from_millis(1)).unwrap().is_empty(), "an ask that another call took");
+        assert!(!rung.bell.state.lock().rung);
+    }
+
+    #[test]
+    fn closing_ends_a_wait_and_every_later_one() {
+        let leases = leases();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| leases.next(Duration::from_secs(600)).is_none());
+            leases.close();
+            assert!(waiting.join().unwrap());
+        });
+        assert!(leases.next(Duration::from_secs(600)).is_none());
+    }
+}

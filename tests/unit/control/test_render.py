@@ -25,6 +25,10 @@ def example() -> Any:
     return render(load(ROOT / "examples" / "policy.yaml").message(), OPTIONS)
 
 
+def example_routes() -> Any:
+    return yaml.safe_load(example().routes)["resources"][0]["virtual_hosts"][0]["routes"]
+
+
 def manager(bootstrap: str) -> Any:
     listener = yaml.safe_load(bootstrap)["static_resources"]["listeners"][0]
     return listener["filter_chains"][0]["filters"][0]["typed_config"]
@@ -62,18 +66,21 @@ def test_every_setting_that_the_design_warns_about_is_there() -> None:
 
 
 def test_the_last_route_serves_nothing() -> None:
-    routes = yaml.safe_load(example().routes)["resources"][0]["virtual_hosts"][0]["routes"]
+    routes = example_routes()
     assert routes[-1]["match"] == {"prefix": "/"}
     body = json.loads(routes[-1]["direct_response"]["body"]["inline_string"])
     assert body["error"]["code"] == "undecided"
-    for route in routes[:-1]:
+    served = [route for route in routes if "route" in route]
+    assert [route["name"] for route in routes[len(served) :]] == ["undecided.messages", "undecided"]
+    assert json.loads(routes[-2]["direct_response"]["body"]["inline_string"])["type"] == "error"
+    for route in served:
         assert route["match"]["headers"][0]["name"] == names.POOL_HEADER
         assert set(names.CREDENTIAL_HEADERS) <= set(route["request_headers_to_remove"])
 
 
 def test_the_batch_service_alone_sees_the_reservation() -> None:
-    routes = yaml.safe_load(example().routes)["resources"][0]["virtual_hosts"][0]["routes"]
-    kept = [route["name"] for route in routes[:-1] if names.ID_HEADER not in route["request_headers_to_remove"]]
+    served = [route for route in example_routes() if "route" in route]
+    kept = [route["name"] for route in served if names.ID_HEADER not in route["request_headers_to_remove"]]
     assert kept == ["pool.triton"]
     clusters = {cluster["name"]: cluster for cluster in yaml.safe_load(example().clusters)["resources"]}
     endpoint = clusters["triton"]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]

@@ -117,7 +117,8 @@ def test_behind_a_gateway_everything_holds_and_is_reported() -> None:
     lines = {line.kind: line for line in result.kinds}
     assert lines["bad key"].refused == {"401 invalid_api_key": 3}
     assert lines["tenant over its limit"].refused == {"429 rate_limited": 5}
-    assert lines["repeated question"].from_cache == result.savings.answers > 0
+    # Two sessions run at once: a repetition may overtake the first asking, which then is the one from the cache.
+    assert sum(line.from_cache for line in result.kinds) == result.savings.answers > 0
     assert 0 < result.savings.nanousd < result.savings.used_nanousd
     machine = json.loads(result.json())
     assert machine["ok"] is True

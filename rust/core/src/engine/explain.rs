@@ -42,14 +42,7 @@ pub fn explain(
         (HeadStep::Forward(forward), session) => (Outcome::Forward(forward), session),
         (HeadStep::Body(mut session), _) => {
             let mut nobody = || -> super::Waiter { Box::new(|_| ()) };
-            let mut step = engine.body(&mut session, request.body, &mut nobody, clock);
-            while let BodyStep::Lease { .. } = step {
-                // Nothing is spent of any budget here, so each gives all it has.
-                for ask in engine.take_lease_asks(usize::MAX) {
-                    engine.grant_lease(ask.token, ask.amount, 0, clock.now_ns());
-                }
-                step = engine.body(&mut session, request.body, &mut nobody, clock);
-            }
+            let step = engine.body(&mut session, request.body, &mut nobody, clock);
             let outcome = match step {
                 BodyStep::Answer(answer) => Outcome::Answer(answer),
                 BodyStep::Forward(forward) => Outcome::Forward(forward),

@@ -105,12 +105,9 @@ impl Engine {
                 session.errors = ErrorShape::Anthropic;
             }
         }
-        session.tracing = match snapshot.tracing {
-            Some(tracing) => {
-                Some(TraceContext::of(session.id(), head.traceparent, tracing.sampled_per_million))
-            }
-            None => None,
-        };
+        session.tracing = snapshot.tracing.map(|tracing| {
+            TraceContext::of(session.id(), head.traceparent, tracing.sampled_per_million)
+        });
         let at = if let Some(id) = key_id {
             snapshot.key_by_id(id).ok_or(Refusal::UnknownKey)?
         } else {

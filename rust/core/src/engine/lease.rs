@@ -86,6 +86,8 @@ struct Inner {
 
 struct Pending {
     key: u128,
+    budget: Arc<str>,
+    value: Arc<str>,
     limit: LimitSpec,
     scope: ScopeValue,
     period: ClaimPeriod,
@@ -106,17 +108,24 @@ impl LeaseDesk {
         let _ = self.bell.set(bell);
     }
 
+    /// Whether anybody draws leases for the asks.
+    pub fn is_served(&self) -> bool {
+        self.bell.get().is_some()
+    }
+
     /// Asks for a lease. The waiter is called when it came, or will not. False: there is no room for more asks, or for
     /// more who wait for this one.
     pub fn ask(&self, need: &Need<'_>, waiter: Option<Waiter>, limiter: &Limiter) -> bool {
         let Some(period) = need.claim.period else { return false };
         let mut inner = self.inner.lock();
         if let Some(token) = inner.by_key.get(&need.key).copied() {
-            if let (Some(pending), Some(waiter)) = (inner.pending.get_mut(&token), waiter) {
-                if pending.waiters.len() >= MAX_WAITERS {
+            if let Some(pending) = inner.pending.get_mut(&token) {
+                if waiter.is_some() && pending.waiters.len() >= MAX_WAITERS {
                     return false;
                 }
-                pending.waiters.push(waiter);
+                pending.waiters.extend(waiter);
+                // As the bucket does: where the clock was set back, the period ends later than it seemed.
+                pending.period.ends_ns = pending.period.ends_ns.max(period.ends_ns);
             }
             return true;
         }
@@ -133,12 +142,13 @@ impl LeaseDesk {
             value: need.value.clone(),
             period,
         });
-        // As the bucket does: where the clock was set back, the period ends later than it seemed.
         name.period.ends_ns = name.period.ends_ns.max(period.ends_ns);
         inner.pending.insert(
             token,
             Pending {
                 key: need.key,
+                budget: need.budget.clone(),
+                value: need.value.clone(),
                 limit: need.claim.limit.clone(),
                 scope: need.claim.scope,
                 period,
@@ -184,15 +194,13 @@ impl LeaseDesk {
         if granted == 0 || inner.unused.len() >= MAX_PENDING {
             return;
         }
-        let Some(name) = inner.names.get(&pending.key) else { return };
-        let balance = LeaseBalance {
-            budget: name.budget.clone(),
-            value: name.value.clone(),
-            period_start_s: name.period.start_s,
+        inner.unused.push(LeaseBalance {
+            budget: pending.budget.clone(),
+            value: pending.value.clone(),
+            period_start_s: pending.period.start_s,
             granted,
             used: 0,
-        };
-        inner.unused.push(balance);
+        });
     }
 
     /// Says that nothing could be drawn. The ask stands until the next [`LeaseDesk::forget_failed`].

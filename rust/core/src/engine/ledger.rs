@@ -68,10 +68,15 @@ impl Engine {
             record: &open.record,
             settlement,
             nanousd,
+            status: entry.end.status,
             duration_ns: entry.end.duration_ns,
             first_byte_ns: entry.end.first_byte_ns,
             first_token_ns: entry.first_token_ns,
         });
+        let saved = open.saved_by_routing(&settlement.used, nanousd);
+        if saved > 0 {
+            self.metrics.counters.saved_by_routing_nanousd.fetch_add(saved, Relaxed);
+        }
     }
 
     /// Records a forwarded request. A later record of it takes the place of an earlier one.
@@ -170,6 +175,7 @@ impl Engine {
             record: &record,
             settlement: &settlement,
             nanousd,
+            status: entry.end.status,
             duration_ns: entry.end.duration_ns,
             first_byte_ns: entry.end.first_byte_ns,
             first_token_ns: entry.first_token_ns,

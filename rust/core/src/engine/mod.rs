@@ -225,7 +225,8 @@ impl Engine {
         self.outbox.get_or_init(|| Arc::new(Outbox::new(max_bytes))).clone()
     }
 
-    /// Calls `bell` whenever a request needs a lease. Only the first bell counts.
+    /// Calls `bell` whenever a request needs a lease. Only the first bell counts. Without one budgets count in memory,
+    /// from nothing.
     pub fn on_lease_ask(&self, bell: Box<dyn Fn() + Send + Sync>) {
         self.leases.on_ask(bell);
     }

@@ -88,7 +88,15 @@ impl Engine {
         let mut claims = self.limit_claims(session, &live, Some(placed));
         let limits = claims.len();
         let named = self.budget_claims(session, &live.snapshot.budgets, placed, &mut claims, clock)?;
-        let refused = match self.reserve(session, &claims, &named, Stage::Reserve, clock) {
+        let mut result = self.reserve(session, &claims, &named, Stage::Reserve, clock);
+        if let Err(refused) = &result
+            && !refused.leases.is_empty()
+            && !self.leases.is_served()
+        {
+            self.lease_from_memory(&claims, refused, clock);
+            result = self.reserve(session, &claims, &named, Stage::Reserve, clock);
+        }
+        let refused = match result {
             Ok(held) => {
                 self.ask_ahead(&claims[limits..], &held, &named);
                 session.charges = named
@@ -209,8 +217,7 @@ impl Engine {
             let current = budget.calendar.current(unix_ns);
             self.count_step(current.stepped_back);
             let period = current.period;
-            let end_ns = u64::try_from(period.end_s).unwrap_or_default().saturating_mul(1_000_000_000);
-            let ends_ns = now_ns.saturating_add(end_ns.saturating_sub(unix_ns));
+            let ends_ns = now_ns.saturating_add(until_ns(period.end_s, unix_ns));
             let claim_period = ClaimPeriod { start_s: period.start_s, ends_ns };
             claims.push(Claim { limit: &budget.limit, scope, amount, period: Some(claim_period) });
             named.push(Named {
@@ -243,8 +250,7 @@ impl Engine {
             let current = budget.calendar.current(unix_ns);
             self.count_step(current.stepped_back);
             let period = current.period;
-            let end_ns = u64::try_from(period.end_s).unwrap_or_default().saturating_mul(1_000_000_000);
-            let wait_ns = end_ns.saturating_sub(unix_ns);
+            let wait_ns = until_ns(period.end_s, unix_ns);
             let claim_period =
                 ClaimPeriod { start_s: period.start_s, ends_ns: now_ns.saturating_add(wait_ns) };
             let claim = Claim { limit: &budget.limit, scope, amount: 0, period: Some(claim_period) };
@@ -272,6 +278,16 @@ impl Engine {
                 let want = named.budget.lease_amount.saturating_add(charge.lease_short);
                 self.ask_lease(claim, named, want, None);
             }
+        }
+    }
+
+    /// Nobody draws leases for this engine: it is used alone, and its budgets count from nothing, in memory.
+    fn lease_from_memory(&self, claims: &[Claim<'_>], refused: &Refused, clock: &impl Clock) {
+        for need in &refused.leases {
+            let Some(claim) = claims.get(need.claim) else { continue };
+            let all = Claim { amount: claim.limit.capacity.saturating_sub(need.granted), ..*claim };
+            // An ended period has no use for it; the request meets the next one.
+            let _ = self.limiter.grant(&all, 0, clock.now_ns());
         }
     }
 
@@ -406,6 +422,11 @@ fn told(claims: &[Claim<'_>], held: &Held) -> String {
         .map(|(c, h)| format!("`{}`: {} taken, {} left", c.limit.name, h.amount, h.remaining))
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+/// From now until that second since 1970.
+fn until_ns(end_s: i64, unix_ns: u64) -> u64 {
+    u64::try_from(end_s).unwrap_or_default().saturating_mul(1_000_000_000).saturating_sub(unix_ns)
 }
 
 fn unit(kind: Kind) -> &'static str {

@@ -28,6 +28,8 @@ pub struct SettledAs<'a> {
     pub settlement: &'a Settlement,
     /// What it cost; `None`: the model has no price
     pub nanousd: Option<u64>,
+    /// HTTP status that the client got; 0: none
+    pub status: u16,
     /// From its first byte to its last
     pub duration_ns: u64,
     /// From its first byte to the answer's; 0: there was none
@@ -144,19 +146,20 @@ impl Settled {
                 self.first_token.of(model.clone()).observe(end.first_token_ns);
             }
         }
-        self.objective(record, outcome);
+        self.objective(&record.route, outcome, end.status);
     }
 
     /// Whether the service kept its word. A client that left, or sent what no server takes, says nothing about that.
-    pub fn objective(&self, record: &Record, outcome: Outcome) {
+    pub fn objective(&self, route: &Arc<str>, outcome: Outcome, status: u16) {
         let result = match outcome {
             Outcome::Ok | Outcome::Hit | Outcome::Follow => "ok",
             Outcome::LocalReply | Outcome::Timeout | Outcome::Reset | Outcome::Expired => "error",
-            Outcome::UpstreamError => "error",
-            Outcome::Refused if record.status >= 500 => "error",
-            Outcome::Refused | Outcome::Aborted => return,
+            // An upstream that takes no more is no fault of the client's.
+            Outcome::UpstreamError if status >= 500 || status == 429 => "error",
+            Outcome::Refused if status >= 500 => "error",
+            Outcome::Refused | Outcome::Aborted | Outcome::UpstreamError => return,
         };
-        self.slo.of((record.route.clone(), result)).fetch_add(1, Relaxed);
+        self.slo.of((route.clone(), result)).fetch_add(1, Relaxed);
     }
 
     pub fn render(&self, out: &mut String) {
@@ -298,6 +301,7 @@ mod tests {
             record: &record,
             settlement: &Settlement { outcome, used, source: Source::Exact },
             nanousd: (model != "free").then_some(7),
+            status: 200,
             duration_ns: 30_000_000,
             first_byte_ns: 2_000_000,
             first_token_ns: 0,

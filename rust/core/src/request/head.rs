@@ -116,15 +116,15 @@ impl<'a> Head<'a> {
 
 /// A UUID as a number; 0 where it is none.
 pub fn uuid(text: &str) -> u128 {
-    let digits = text.bytes().filter(|b| *b != b'-');
     if text.len() != 36 {
         return 0;
     }
-    digits.fold(Some(0_u128), |id, digit| {
+    let mut digits = text.bytes().filter(|b| *b != b'-');
+    let number = digits.try_fold(0_u128, |id, digit| {
         let digit = (digit as char).to_digit(16)?;
-        Some(id?.checked_mul(16)? + u128::from(digit))
-    })
-    .unwrap_or_default()
+        Some(id.checked_mul(16)? + u128::from(digit))
+    });
+    number.unwrap_or_default()
 }
 
 fn bearer_token(value: &str) -> Option<&str> {

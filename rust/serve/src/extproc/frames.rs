@@ -221,6 +221,8 @@ mod tests {
             capture: true,
             batch: true,
             body: Some(b"{}".to_vec()),
+            traceparent: Some("00-1-2-01".into()),
+            drop_usage: true,
             metadata: vec![
                 ("id", MetaValue::Text("ff".into())),
                 ("tenant", MetaValue::Shared(long.into())),
@@ -249,8 +251,13 @@ mod tests {
             })
             .collect();
         let id = format!("{:032x}", 255);
-        let expected =
-            [(names::POOL, "fast"), (names::CAPTURE, "1"), (names::ID, &id), ("content-length", "2")];
+        let expected = [
+            (names::POOL, "fast"),
+            (names::CAPTURE, "1"),
+            (names::ID, &id),
+            (names::TRACEPARENT, "00-1-2-01"),
+            ("content-length", "2"),
+        ];
         assert_eq!(set, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
         assert_eq!(mutation.remove_headers, names::CREDENTIALS);
         let Some(published::body_mutation::Mutation::Body(body)) = common.body_mutation.unwrap().mutation
@@ -268,7 +275,13 @@ mod tests {
         else {
             unreachable!()
         };
+        let Some(value::Kind::StructValue(usage)) = all.remove(names::USAGE_NAMESPACE).unwrap().kind else {
+            unreachable!()
+        };
         assert!(all.is_empty());
+        assert_eq!(usage.fields["drop"].kind, Some(value::Kind::StringValue("1".into())));
+        let leave = forward(Forward { drop_usage: false, ..way() }, Phase::Headers);
+        assert_eq!(as_published(&leave).dynamic_metadata.unwrap().fields.len(), 1, "it asked for the usage itself");
         let kind = |name: &str| fields[name].kind.clone().unwrap();
         assert_eq!(fields.len(), 4);
         assert_eq!(kind("id"), value::Kind::StringValue("ff".into()));

@@ -18,7 +18,7 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Struct, Value, value};
 use forebay_core::engine::{Engine, EngineConfig};
 use forebay_core::policy::{compile, pb};
-use forebay_serve::{Gateway, Listen, SystemClock};
+use forebay_serve::{Gateway, JournalSettings, Listen, SystemClock};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -165,10 +165,14 @@ pub fn until(what: &str, condition: impl Fn() -> bool) {
 
 impl Rig {
     pub fn new(policy: &pb::Policy) -> Self {
+        Self::with(policy, None)
+    }
+
+    pub fn with(policy: &pb::Policy, journal: Option<JournalSettings>) -> Self {
         let snapshot = compile(&policy.encode_to_vec()).unwrap();
         let engine = Arc::new(Engine::new(EngineConfig::default(), snapshot));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listen = Listen { ext_proc: any, batch: any, workers: 2, max_body_bytes: 1 << 20 };
+        let listen = Listen { ext_proc: any, batch: any, workers: 2, max_body_bytes: 1 << 20, journal };
         let gateway = Gateway::start(engine, SystemClock::default(), &listen).unwrap();
         let tokio =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

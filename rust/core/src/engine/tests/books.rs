@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::rig::{Rig, Told, Waiting};
+use super::rig::{Rig, Told};
 use crate::account::Outbox;
 use crate::engine::{LeaseAsk, LeaseBalance};
 use crate::policy::pb::LedgerRecord;
@@ -68,13 +68,6 @@ impl Books {
         self.until_done(rig, told)
     }
 
-    pub fn resume(&mut self, rig: &Rig, waiting: Waiting) -> Told {
-        self.serve_all(rig);
-        assert!(waiting.told.lock().is_some(), "its lease came, and it was not told");
-        let told = rig.resume_lease(waiting);
-        self.until_done(rig, told)
-    }
-
     fn until_done(&mut self, rig: &Rig, mut told: Told) -> Told {
         for _ in 0..20 {
             let Told::Lease(waiting) = told else { return told };
@@ -126,7 +119,10 @@ impl Books {
 /// How one bucket stands; `None`: it has no lease.
 pub fn standing(rig: &Rig, budget: &str, value: &str) -> Option<LeaseBalance> {
     let all = rig.engine.lease_balances(rig.now());
-    all.into_iter().rev().filter(|b| &*b.budget == budget && &*b.value == value).max_by_key(|b| b.period_start_s)
+    all.into_iter()
+        .rev()
+        .filter(|b| &*b.budget == budget && &*b.value == value)
+        .max_by_key(|b| b.period_start_s)
 }
 
 /// What is spent and reserved of one bucket.

@@ -2,12 +2,14 @@
 
 use super::books::{Books, sum_of, used};
 use super::rig::{
-    Ask, BudgetUnit as B, Enforcement, LimitScope as S, Rig, SECOND, Unit as U, WhenExhausted, budget, chat, limit,
-    spending,
+    Ask, BudgetUnit as B, Enforcement, LimitScope as S, Rig, SECOND, Unit as U, WhenExhausted, budget, chat,
+    limit, spending,
 };
 use crate::engine::LogEntry;
 use crate::policy::pb;
 use crate::record::RecordEnd;
+
+type Change = fn(&mut pb::Policy);
 
 /// The clock of tests stands 2 799 s before the hour's end.
 const LEFT_S: u64 = 2_799;
@@ -123,7 +125,10 @@ fn without_a_next_model_that_fits_the_first_refusal_stands() {
     let answer = books.ask(&rig, &chat("large", "x")).answer();
     assert_eq!((answer.status, answer.code), (429, "budget_exhausted"));
     let (large, _) = bound("large");
-    assert!(String::from_utf8_lossy(&answer.body).contains(&large.to_string()), "it speaks of the model asked for");
+    assert!(
+        String::from_utf8_lossy(&answer.body).contains(&large.to_string()),
+        "it speaks of the model asked for"
+    );
     assert_eq!(used(&rig, "money", "acme"), 0);
 }
 
@@ -164,7 +169,7 @@ fn refuse_gives_no_hits_once_nothing_is_left() {
 
 #[test]
 fn a_hard_budget_refuses_what_has_no_bound() {
-    let with = |change: fn(&mut pb::Policy), hard: bool| {
+    let with = |change: Change, hard: bool| {
         let mut all = money(1_000_000_000);
         all.enforcement = if hard { Enforcement::Hard } else { Enforcement::Soft } as i32;
         let mut policy = spending(vec![all]);
@@ -174,7 +179,7 @@ fn a_hard_budget_refuses_what_has_no_bound() {
         (rig, books)
     };
     let uncounted = chat("small", "x").and(r#""service_tier":"priority""#);
-    let ways: [(&str, fn(&mut pb::Policy), Ask); 3] = [
+    let ways: [(&str, Change, Ask); 3] = [
         ("no price", |p| p.models[0].prices = None, chat("small", "x")),
         ("no bound on the output", |p| p.models[0].max_output_tokens = 0, chat("small", "x")),
         ("a body that cannot be counted", |_| (), uncounted),
@@ -225,6 +230,26 @@ fn a_soft_budget_lets_pass_and_counts() {
 }
 
 #[test]
+fn a_model_that_was_only_tried_makes_no_request_soft() {
+    let (_, tokens) = bound("small");
+    let mut hard = budget("tokens", S::Tenant, B::Tokens, tokens);
+    hard.when_exhausted = WhenExhausted::NextModel as i32;
+    hard.next_models = vec!["small".into()];
+    let mut soft = money(1_000);
+    soft.enforcement = Enforcement::Soft as i32;
+    soft.models = vec!["large".into()];
+    let mut policy = spending(vec![soft, hard]);
+    policy.models[1].prices = None;
+    policy.models[1].max_output_tokens = 1_000;
+    let rig = Rig::new(&policy);
+    let mut books = Books::of(&rig);
+    let id = books.ask(&rig, &chat("large", "x")).forward().id;
+    assert_eq!(&*rig.record(id).model, "small");
+    assert_eq!(rig.counter("forebay_budget_soft_total"), 0);
+    assert_eq!(used(&rig, "money", "acme"), 0);
+}
+
+#[test]
 fn an_absurd_bound_does_not_make_a_soft_budget_forget() {
     let mut soft = money(1 << 40);
     soft.enforcement = Enforcement::Soft as i32;
@@ -245,16 +270,19 @@ fn an_absurd_bound_does_not_make_a_soft_budget_forget() {
 #[test]
 fn runs_and_evaluations_have_budgets_of_their_own() {
     let (_, tokens) = bound("small");
-    let (rig, mut books) = rig(vec![
-        budget("run", S::Run, B::Tokens, tokens),
-        budget("eval", S::Eval, B::Tokens, 3 * tokens),
-    ]);
-    let ask = |run: &str, eval: &str| chat("small", "x").with("x-forebay-run", run).with("x-forebay-eval", eval);
+    let (rig, mut books) =
+        rig(vec![budget("run", S::Run, B::Tokens, tokens), budget("eval", S::Eval, B::Tokens, 3 * tokens)]);
+    let ask =
+        |run: &str, eval: &str| chat("small", "x").with("x-forebay-run", run).with("x-forebay-eval", eval);
     let first = books.ask(&rig, &ask("r1", "e")).forward().id;
     assert_eq!(books.ask(&rig, &ask("r1", "e")).refused(), (429, "budget_exhausted"));
     books.ask(&rig, &ask("r2", "e")).forward();
     books.ask(&rig, &ask("r3", "e")).forward();
-    assert_eq!(books.ask(&rig, &ask("r4", "e")).refused(), (429, "budget_exhausted"), "the evaluation's is used up");
+    assert_eq!(
+        books.ask(&rig, &ask("r4", "e")).refused(),
+        (429, "budget_exhausted"),
+        "the evaluation's is used up"
+    );
     books.ask(&rig, &ask("", "")).forward();
     // The same names of another tenant are others.
     books.ask(&rig, &ask("r1", "e").by("fbk_rival")).forward();
@@ -262,7 +290,8 @@ fn runs_and_evaluations_have_budgets_of_their_own() {
     assert_eq!((used(&rig, "eval", "acme/e"), used(&rig, "eval", "rival/e")), (3 * tokens, tokens));
     rig.log_usage(first, r#"{"prompt_tokens":2,"completion_tokens":3}"#);
     let record = books.record(first);
-    let charged: Vec<_> = record.charges.iter().map(|c| (c.budget.as_str(), c.value.as_str(), c.amount)).collect();
+    let charged: Vec<_> =
+        record.charges.iter().map(|c| (c.budget.as_str(), c.value.as_str(), c.amount)).collect();
     assert_eq!(charged, [("run", "acme/r1", 5), ("eval", "acme/e", 5)]);
     assert_eq!((record.run.as_str(), record.eval.as_str()), ("r1", "e"));
 }
@@ -321,7 +350,6 @@ fn a_clock_that_is_set_back_refills_nothing() {
 fn a_policy_may_change_between_reserving_and_settling() {
     let (nanousd, _) = bound("small");
     let first = || vec![money(10 * nanousd)];
-    type Change = fn(&mut pb::Policy);
     let changes: [(&str, Change); 6] = [
         ("removed", |p| p.budgets.clear()),
         ("raised", |p| p.budgets[0].amount *= 4),
@@ -347,9 +375,8 @@ fn a_policy_may_change_between_reserving_and_settling() {
         assert_eq!(used(&rig, "money", "acme"), 7 + over, "{what}");
         assert_eq!(books.charged().into_values().collect::<Vec<_>>(), [7 + over], "{what}");
         // Exactly what is left can be spent: 10 chats less what is used.
-        let fits = (0..20).filter(|_| {
-            matches!(books.ask(&rig, &chat("small", "x")), super::rig::Told::Forward(_))
-        });
+        let fits =
+            (0..20).filter(|_| matches!(books.ask(&rig, &chat("small", "x")), super::rig::Told::Forward(_)));
         assert_eq!(fits.count() as u64, (10 * nanousd - 7 - over) / nanousd, "{what}");
         assert_eq!(books.drawn.values().sum::<u64>(), 10 * nanousd, "{what}");
     }

@@ -1,29 +1,28 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::books::{Books, standing, used};
 use super::rig::{
-    BudgetUnit as B, LimitScope as S, Rig, SECOND, Told, Unit as U, Waiting, WhenExhausted, WhenFull, budget, chat,
-    limit, spending,
+    BudgetUnit as B, LimitScope as S, Rig, SECOND, Told, Unit as U, Waiting, WhenExhausted, WhenFull, budget,
+    chat, limit, spending,
 };
-use crate::engine::FollowOutcome;
+use crate::engine::{Engine, EngineConfig, FollowOutcome};
 use crate::policy::pb;
 
 const BIG: u64 = 64_000_000;
 
 fn rig() -> (Rig, Books) {
-    with(spending(vec![budget("money", S::Tenant, B::Nanousd, BIG)]))
+    with(&spending(vec![budget("money", S::Tenant, B::Nanousd, BIG)]))
 }
 
 fn cached() -> (Rig, Books) {
     let budgets = vec![budget("money", S::Tenant, B::Nanousd, BIG)];
-    with(pb::Policy { cache: Some(pb::Cache::default()), ..spending(budgets) })
+    with(&pb::Policy { cache: Some(pb::Cache::default()), ..spending(budgets) })
 }
 
-fn with(policy: pb::Policy) -> (Rig, Books) {
-    let rig = Rig::new(&policy);
+fn with(policy: &pb::Policy) -> (Rig, Books) {
+    let rig = Rig::new(policy);
     let books = Books::of(&rig);
     (rig, books)
 }
@@ -97,7 +96,7 @@ fn the_next_lease_is_asked_for_before_this_one_is_used_up() {
 fn a_lease_is_large_enough_for_what_waits_for_it() {
     let mut policy = spending(vec![budget("money", S::Tenant, B::Nanousd, 1_000)]);
     policy.models[0].max_output_tokens = 300;
-    let (rig, mut books) = with(policy);
+    let (rig, mut books) = with(&policy);
     let waiting = rig.ask(&chat("small", "x")).lease();
     let asks = books.serve_all(&rig);
     assert!(asks[0].want > 600, "{asks:?}");
@@ -108,7 +107,7 @@ fn a_lease_is_large_enough_for_what_waits_for_it() {
 fn without_a_lease_in_time_the_request_is_refused() {
     let mut policy = spending(vec![budget("money", S::Tenant, B::Nanousd, BIG)]);
     policy.limits = vec![limit("open", S::Tenant, U::Concurrency, 2)];
-    let (rig, mut books) = with(policy);
+    let (rig, mut books) = with(&policy);
     let waiting = rig.ask(&chat("small", "x")).lease();
     assert_eq!(rig.left("open", "acme"), 1);
     let until_ns = waiting.until_ns;
@@ -167,22 +166,40 @@ fn a_failed_lease_that_comes_after_all_is_kept() {
     rig.engine.grant_lease(asks[0].token, 5, 5, rig.now());
     rig.engine.grant_lease(99, 5, 5, rig.now());
     rig.engine.fail_lease(99);
-    assert_eq!(standing(&rig, "money", "acme").unwrap().granted, BIG / 64, "an unknown token changes nothing");
+    assert_eq!(
+        standing(&rig, "money", "acme").unwrap().granted,
+        BIG / 64,
+        "an unknown token changes nothing"
+    );
     rig.resume_lease(waiting).forward();
 }
 
 #[test]
 fn the_bell_rings_once_for_each_ask() {
     let (rig, mut books) = rig();
-    let rung = Arc::new(AtomicUsize::new(0));
-    let mine = rung.clone();
-    rig.engine.on_lease_ask(Box::new(move || {
-        mine.fetch_add(1, Relaxed);
-    }));
     let waiting: Vec<Waiting> = (0..3).map(|_| rig.ask(&chat("small", "x")).lease()).collect();
-    assert_eq!(rung.load(Relaxed), 1);
+    assert_eq!(rig.bells.load(Relaxed), 1);
     books.serve_all(&rig);
     drop(waiting);
+    rig.ask(&chat("small", "x").by("fbk_rival")).lease();
+    assert_eq!(rig.bells.load(Relaxed), 2);
+}
+
+#[test]
+fn where_nobody_draws_leases_budgets_count_in_memory() {
+    let budgets = vec![budget("money", S::Tenant, B::Nanousd, 500), budget("soft", S::Tenant, B::Tokens, 1)];
+    let mut policy = spending(budgets);
+    policy.budgets[1].enforcement = super::rig::Enforcement::Soft as i32;
+    let mut rig = Rig::new(&policy);
+    let snapshot = crate::policy::compile(&prost::Message::encode_to_vec(&policy)).unwrap();
+    rig.engine = Engine::new(EngineConfig::default(), snapshot);
+    let first = rig.forward(&chat("small", "x")).id;
+    rig.forward(&chat("small", "x"));
+    assert_eq!(rig.refused(&chat("small", "x")), (429, "budget_exhausted"));
+    rig.log_usage(first, r#"{"prompt_tokens":1,"completion_tokens":1}"#);
+    rig.forward(&chat("small", "x"));
+    assert_eq!(rig.refused(&chat("small", "x")), (429, "budget_exhausted"));
+    assert_eq!(rig.counter("forebay_lease_waits_total"), 0);
 }
 
 #[test]
@@ -206,15 +223,14 @@ fn who_waits_for_an_ask_that_nobody_serves_is_bounded() {
 
 #[test]
 fn two_budgets_that_lack_a_lease_are_asked_for_together() {
-    let budgets =
-        vec![budget("money", S::Tenant, B::Nanousd, BIG), budget("tokens", S::Key, B::Tokens, BIG)];
-    let (rig, mut books) = with(spending(budgets));
+    let budgets = vec![budget("money", S::Tenant, B::Nanousd, BIG), budget("tokens", S::Key, B::Tokens, BIG)];
+    let (rig, mut books) = with(&spending(budgets));
     let waiting = rig.ask(&chat("small", "x")).lease();
     let asks = rig.engine.take_lease_asks(9);
-    assert_eq!(asks.iter().map(|a| (&*a.value, a.unit)).collect::<Vec<_>>(), [
-        ("acme", "nanousd"),
-        ("acme/acme", "tokens")
-    ]);
+    assert_eq!(
+        asks.iter().map(|a| (&*a.value, a.unit)).collect::<Vec<_>>(),
+        [("acme", "nanousd"), ("acme/acme", "tokens")]
+    );
     // The second comes first: it waits for the other, and then goes on.
     books.serve(&rig, &asks[1]);
     assert!(waits(&waiting));
@@ -353,7 +369,7 @@ fn a_follower_of_the_next_model_is_answered_by_it() {
     let mut spare = budget("money", S::Tenant, B::Nanousd, 400);
     spare.when_exhausted = WhenExhausted::NextModel as i32;
     spare.next_models = vec!["small".into()];
-    let (rig, mut books) = with(pb::Policy { cache: Some(pb::Cache::default()), ..spending(vec![spare]) });
+    let (rig, mut books) = with(&pb::Policy { cache: Some(pb::Cache::default()), ..spending(vec![spare]) });
     let leader = books.ask(&rig, &chat("large", "x")).forward();
     let Told::Follow(follower) = books.ask(&rig, &chat("large", "x")) else { panic!("it does not follow") };
     rig.fill(&leader, "hi").unwrap();
@@ -372,7 +388,7 @@ fn a_request_whose_model_changes_while_it_waits_leads_for_nobody() {
     let mut policy = spending(vec![spare]);
     policy.cache = Some(pb::Cache::default());
     policy.routes[0].when_full = WhenFull::Full429 as i32;
-    let (rig, _) = with(policy);
+    let (rig, _) = with(&policy);
     let leader = rig.ask(&chat("large", "x")).lease();
     let follower = rig.ask(&chat("large", "x")).follow();
     let ask = rig.engine.take_lease_asks(9).remove(0);
@@ -384,5 +400,57 @@ fn a_request_whose_model_changes_while_it_waits_leads_for_nobody() {
     rig.fill(&forward, "hi").unwrap();
     assert_eq!(rig.resume(follower).answer().status, 200);
     rig.log(forward.id);
+    rig.is_quiet();
+}
+
+#[test]
+fn many_threads_and_one_drawer_lose_nothing() {
+    let nanousd = 200_000;
+    let drawn = parking_lot::Mutex::new(0_u64);
+    let mut policy = spending(vec![budget("money", S::Tenant, B::Nanousd, nanousd)]);
+    policy.limits = vec![limit("open", S::Tenant, U::Concurrency, 64)];
+    let (rig, mut books) = with(&policy);
+    let working = std::sync::atomic::AtomicUsize::new(4);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (rig, working) = (&rig, &working);
+            scope.spawn(move || {
+                for n in 0..300_u64 {
+                    let mut told = rig.ask(&chat("small", "x"));
+                    while let Told::Lease(waiting) = told {
+                        while waits(&waiting) {
+                            std::thread::yield_now();
+                        }
+                        told = rig.resume_lease(waiting);
+                    }
+                    match told {
+                        Told::Forward(forward) if n % 5 == thread => rig.log(forward.id),
+                        Told::Forward(forward) => {
+                            rig.log_usage(forward.id, r#"{"prompt_tokens":50,"completion_tokens":60}"#);
+                        }
+                        told => assert_eq!(told.refused(), (429, "budget_exhausted")),
+                    }
+                }
+                working.fetch_sub(1, Relaxed);
+            });
+        }
+        scope.spawn(|| {
+            while working.load(Relaxed) > 0 {
+                for ask in rig.engine.take_lease_asks(2) {
+                    let mut drawn = drawn.lock();
+                    let granted = ask.want.min(ask.amount - *drawn);
+                    *drawn += granted;
+                    rig.engine.grant_lease(ask.token, granted, ask.amount - *drawn, rig.now());
+                }
+                std::thread::yield_now();
+            }
+        });
+    });
+    let charged: u64 = books.read().charged().into_values().sum();
+    let stands = standing(&rig, "money", "acme").unwrap();
+    assert_eq!(stands.used, charged);
+    assert!(charged <= stands.granted && stands.granted == *drawn.lock(), "{stands:?}");
+    assert!(charged > nanousd * 9 / 10, "nearly all of it was spent: {charged}");
+    assert_eq!(rig.left("open", "acme"), 64);
     rig.is_quiet();
 }

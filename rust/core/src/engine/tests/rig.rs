@@ -13,8 +13,8 @@ use prost::Message as _;
 use crate::answer::{BodyEnd, NotStorable, ResponseHead};
 use crate::cache::StoreOutcome;
 use crate::engine::{
-    Answer, BodyStep, Capture, Clock, Engine, EngineConfig, FollowOutcome, Forward, HeadStep, LogEntry, Logged,
-    Session, StageCall, UsageText, Waiter,
+    Answer, BodyStep, Capture, Clock, Engine, EngineConfig, FollowOutcome, Forward, HeadStep, LogEntry,
+    Logged, Session, StageCall, UsageText, Waiter,
 };
 use crate::limit::{Claim, Kind, Scope, ScopeValue};
 use crate::policy::pb;
@@ -48,6 +48,8 @@ impl Clock for FakeClock {
 pub struct Rig {
     pub engine: Engine,
     pub clock: FakeClock,
+    /// Times that somebody was called to draw leases
+    pub bells: Arc<AtomicU64>,
     next_id: AtomicU64,
 }
 
@@ -80,6 +82,15 @@ impl std::fmt::Debug for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Waiting").field("told", &self.told.lock()).finish_non_exhaustive()
     }
+}
+
+/// Leases are drawn by whoever tests, as by a gateway's ledger.
+fn served(engine: Engine, bells: &Arc<AtomicU64>) -> Engine {
+    let bells = bells.clone();
+    engine.on_lease_ask(Box::new(move || {
+        bells.fetch_add(1, Relaxed);
+    }));
+    engine
 }
 
 // === requests ===
@@ -189,8 +200,10 @@ impl Rig {
 
     pub fn with(policy: &pb::Policy, config: EngineConfig) -> Self {
         let snapshot = crate::policy::compile(&policy.encode_to_vec()).unwrap_or_else(|f| panic!("{f:#?}"));
+        let bells = Arc::default();
         Self {
-            engine: Engine::new(config, snapshot),
+            engine: served(Engine::new(config, snapshot), &bells),
+            bells,
             clock: FakeClock { now_ns: AtomicU64::new(SECOND), set_ns: AtomicI64::new(0) },
             next_id: AtomicU64::new(1),
         }

@@ -61,7 +61,10 @@ fn what_the_upstream_says_is_what_is_charged_everywhere() {
     assert_eq!(taken(&rig), (reserved.reserved_nanousd, reserved.bound_tokens, reserved.bound_tokens));
     let entry = LogEntry {
         end: served(200),
-        usage: UsageText { last: Some(br#"{"prompt_tokens":8,"completion_tokens":4}"#), ..UsageText::default() },
+        usage: UsageText {
+            last: Some(br#"{"prompt_tokens":8,"completion_tokens":4}"#),
+            ..UsageText::default()
+        },
         endpoint: Endpoint { host: "10.1.2.3", port: 8_000 },
         last_byte_ns: 77,
         ..LogEntry::default()
@@ -72,18 +75,28 @@ fn what_the_upstream_says_is_what_is_charged_everywhere() {
     assert_eq!((record.outcome.as_str(), record.usage(), record.status), ("ok", Usage::Exact, 200));
     assert_eq!((record.prompt_tokens, record.output_tokens, record.cost_nanousd), (8, 4, 16));
     assert!(record.cost_known);
-    assert_eq!((record.reserved_nanousd, record.reserved_tokens), (reserved.reserved_nanousd, reserved.bound_tokens));
+    assert_eq!(
+        (record.reserved_nanousd, record.reserved_tokens),
+        (reserved.reserved_nanousd, reserved.bound_tokens)
+    );
     assert_eq!((record.tenant.as_str(), record.key.as_str(), record.run.as_str()), ("acme", "acme", "r9"));
     assert_eq!((record.route.as_str(), record.operation.as_str()), ("chat", "chat_completions"));
-    assert_eq!((record.model_asked.as_str(), record.model.as_str(), record.pool.as_str()), ("small", "small", "a"));
+    assert_eq!(
+        (record.model_asked.as_str(), record.model.as_str(), record.pool.as_str()),
+        ("small", "small", "a")
+    );
     assert_eq!((record.provider.as_str(), record.endpoint.as_str()), ("provider-a", "10.1.2.3:8000"));
     assert_eq!((record.first_byte_ns, record.last_byte_ns, record.duration_ns), (9, 77, SECOND));
     assert_eq!((record.attempts, record.price_revision.as_str(), record.cache.as_str()), (1, "r1", "bypass"));
-    assert_eq!((record.saved_by_cache_nanousd, record.saved_by_routing_nanousd, record.code.as_str()), (0, 0, ""));
+    assert_eq!(
+        (record.saved_by_cache_nanousd, record.saved_by_routing_nanousd, record.code.as_str()),
+        (0, 0, "")
+    );
     assert_eq!(record.unix_ns, rig.clock.unix_ns());
     assert_eq!(record.owner, "forebay");
     assert!(!record.policy.is_empty() && !record.stage_ns.is_empty());
-    let charges: Vec<_> = record.charges.iter().map(|c| (c.budget.as_str(), c.value.as_str(), c.amount)).collect();
+    let charges: Vec<_> =
+        record.charges.iter().map(|c| (c.budget.as_str(), c.value.as_str(), c.amount)).collect();
     assert_eq!(charges, [("money", "acme", 16), ("tokens", "acme/acme", 12)]);
     assert_eq!(sum_of(&rig, "forebay_cost_nanousd_total"), 16);
     assert_eq!(books.written.len(), 1);
@@ -115,7 +128,8 @@ fn messages() -> (Rig, Books, Ask) {
     prices.cached_prompt_nanousd_per_million_tokens = 500_000;
     prices.cache_write_nanousd_per_million_tokens = 3_000_000;
     let (rig, books) = rig_of(&policy);
-    let body = r#"{"model":"small","max_tokens":50,"stream":true,"messages":[{"role":"user","content":"x"}]}"#;
+    let body =
+        r#"{"model":"small","max_tokens":50,"stream":true,"messages":[{"role":"user","content":"x"}]}"#;
     (rig, books, Ask::post("/v1/messages", body))
 }
 
@@ -142,7 +156,8 @@ fn a_messages_stream_is_its_start_and_its_last_delta() {
 fn a_messages_stream_that_broke_off_keeps_what_its_start_said() {
     let (rig, mut books, ask) = messages();
     let id = books.ask(&rig, &ask).forward().id;
-    let usage = UsageText { start: Some(br#"{"input_tokens":11,"output_tokens":1}"#), ..UsageText::default() };
+    let usage =
+        UsageText { start: Some(br#"{"input_tokens":11,"output_tokens":1}"#), ..UsageText::default() };
     let end = RecordEnd { aborted: true, ..served(200) };
     rig.log_entry(id, &LogEntry { end, usage, answer_bytes: 1_000_000, ..LogEntry::default() });
     let record = books.record(id);
@@ -186,7 +201,9 @@ fn a_bad_usage_is_counted_and_estimated() {
 #[test]
 fn what_reached_no_model_costs_nothing() {
     let local = RecordEnd { local_reply: true, attempts: 0, ..served(503) };
-    for (end, outcome) in [(local, "local_reply"), (served(500), "upstream_error"), (served(429), "upstream_error")] {
+    for (end, outcome) in
+        [(local, "local_reply"), (served(500), "upstream_error"), (served(429), "upstream_error")]
+    {
         let (rig, mut books) = rig();
         let id = books.ask(&rig, &chat("small", "x")).forward().id;
         rig.log_entry(id, &LogEntry { answer_bytes: 5_000, ..ended(end) });
@@ -230,9 +247,8 @@ fn a_late_entry_corrects_everything_once() {
     assert_eq!(verdict(&mut books, id), ("ok".to_owned(), Usage::Exact));
     assert_eq!((books.records.len(), books.written.len()), (1, 2));
     assert_eq!(books.charged().into_values().collect::<Vec<_>>(), [5, 4]);
-    let counted = |rig: &Rig| {
-        (sum_of(rig, "forebay_settled_total"), sum_of(rig, "forebay_cost_nanousd_total"))
-    };
+    let counted =
+        |rig: &Rig| (sum_of(rig, "forebay_settled_total"), sum_of(rig, "forebay_cost_nanousd_total"));
     assert_eq!(counted(&rig), (1, 5));
     assert_eq!(rig.counter("forebay_settled_late_total"), 1);
     expire(&rig);
@@ -254,6 +270,26 @@ fn without_a_late_entry_the_bound_stays_and_is_counted_once() {
     assert_eq!(sum_of(&rig, "forebay_wasted_nanousd_total"), bound);
     rig.log_usage(id, r#"{"prompt_tokens":3,"completion_tokens":1}"#);
     assert_eq!((taken(&rig).0, sum_of(&rig, "forebay_settled_total")), (bound, 1), "it came too late");
+}
+
+#[test]
+fn what_envoy_never_took_because_its_client_left_costs_nothing() {
+    let name = "0af76519-16cd-43dd-8448-eb211c80319c";
+    let (rig, mut books) = rig();
+    let left = books.ask(&rig, &chat("small", "x").with("x-request-id", name)).forward().id;
+    let other = books.ask(&rig, &chat("small", "x")).forward().id;
+    let bound = rig.record(other).reserved_nanousd;
+    rig.engine.stream_closed(left, rig.now());
+    rig.engine.left_undecided(0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, rig.now());
+    let wait_ns = rig.engine.live().snapshot.timing.log_wait_ns;
+    rig.sleep(wait_ns + 2 * SECOND);
+    rig.engine.tick(rig.now());
+    assert_eq!(verdict(&mut books, left), ("aborted".to_owned(), Usage::None));
+    assert_eq!((books.record(left).cost_nanousd, taken(&rig).0), (0, bound), "the other one is still open");
+    assert_eq!(sum_of(&rig, "forebay_settled_total"), 1);
+    expire(&rig);
+    assert_eq!(verdict(&mut books, other), ("expired".to_owned(), Usage::Estimated));
+    assert_eq!(taken(&rig).0, bound);
 }
 
 #[test]
@@ -329,7 +365,11 @@ fn an_entry_of_a_process_that_is_gone_is_booked() {
     let charges: Vec<_> =
         record.charges.iter().map(|c| (c.value.as_str(), c.period_start_s, c.amount)).collect();
     let start_s = 1_699_999_200 - 3_600;
-    assert_eq!(charges, [("acme", start_s, 16), ("acme/acme", start_s, 12)], "in the period in which it began");
+    assert_eq!(
+        charges,
+        [("acme", start_s, 16), ("acme/acme", start_s, 12)],
+        "in the period in which it began"
+    );
     assert_eq!((taken(&rig), rig.counter("forebay_settled_foreign_total")), ((0, 0, 0), 1));
     assert_eq!(sum_of(&rig, "forebay_cost_nanousd_total"), 16);
     rig.is_quiet();
@@ -367,7 +407,10 @@ fn hits_and_refusals_have_records_and_strangers_have_none() {
     assert_eq!((hit.model.as_str(), hit.cache.as_str(), hit.status), ("small", "hit", 200));
     assert!(hit.charges.is_empty() && hit.usage() == Usage::None);
     let refused: Vec<_> = records.iter().filter(|r| r.outcome == "refused").collect();
-    assert_eq!(refused.iter().map(|r| (r.code.as_str(), r.status)).collect::<Vec<_>>(), [("model_not_found", 404)]);
+    assert_eq!(
+        refused.iter().map(|r| (r.code.as_str(), r.status)).collect::<Vec<_>>(),
+        [("model_not_found", 404)]
+    );
     assert_eq!(taken(&rig), before);
     assert_eq!(sum_of(&rig, "forebay_cost_nanousd_total"), 7, "what was saved is not spent");
 }
