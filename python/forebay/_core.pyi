@@ -321,7 +321,8 @@ class Session:
 class Decision:
     """What follows from a request, frozen.
 
-    `answer`: forebay answers itself. `forward`: on to a pool. `body`: send the body. `follow`, `lease`, `resolve`: wait.
+    `answer`: forebay answers itself. `forward`: on to a pool. `body`: send the body. `follow`, `lease`, `resolve`:
+    wait.
     """
 
     @property

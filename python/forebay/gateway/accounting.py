@@ -73,9 +73,7 @@ class Accounting:
         # A request waits half of its message timeout for a lease. A locked file must be given up well before, or the
         # answer from memory comes too late; twice, since rows may hold the file's turn as long.
         timeout_ms = max(1, (policy.gateway.message_timeout_ms or _MESSAGE_TIMEOUT_MS) // 8)
-        opened = ReopeningStore(
-            lambda: SqliteStore(directory, owner, timeout_ms=timeout_ms), now_ns=time.monotonic_ns
-        )
+        opened = ReopeningStore(lambda: SqliteStore(directory, owner, timeout_ms=timeout_ms), now_ns=time.monotonic_ns)
         self._fallback: FallbackStore | None = None
         self._store: Store = opened
         if policy.ledger.on_failure != Ledger.REFUSE:
@@ -120,6 +118,10 @@ class Accounting:
         self._telemetry.stop(_STOP_S)
         self._store.close()
 
+    def abandon(self) -> None:
+        """Close what was opened where the gateway does not start; nothing else runs yet."""
+        self._store.close()
+
     def metrics(self) -> str:
         """Give what is counted here, as Prometheus text."""
         totals = self._ingest.totals()
@@ -135,7 +137,7 @@ class Accounting:
                 totals.bad_frames + totals.bad_records,
             ),
             ("forebay_lease_failures_total", "counter", "draws that the ledger could not serve", failures),
-            ("forebay_stranded_leases", "gauge", "leases of processes that died, not known to be spent", self._stranded()),
+            ("forebay_stranded_leases", "gauge", "leases of dead processes, not known to be spent", self._stranded()),
             (
                 "forebay_budget_spent_ratio",
                 "gauge",

@@ -72,6 +72,7 @@ class GatewayProcess:
                 max_journal_bytes=message.ledger.max_journal_bytes or _MAX_JOURNAL_BYTES,
             )
         except GatewayError as error:
+            self._abandon_books()
             raise ServeError(f"{error}; is another gateway running?") from error
         address = gateway.admin_address or _ADMIN
         host, _, port = address.rpartition(":")
@@ -79,6 +80,7 @@ class GatewayProcess:
             self._admin = AdminServer(host.strip("[]"), int(port), self._sources())
         except OSError as error:
             self._server.shutdown(0)
+            self._abandon_books()
             reason = (error.strerror or str(error)).lower()
             raise ServeError(f"cannot serve the admin port on `{address}`: {reason}") from error
         self._stages = StageRunner(self._server)
@@ -111,9 +113,12 @@ class GatewayProcess:
         """Put another policy into force, at once and whole. Addresses and table sizes need a new process.
 
         Returns: its revision.
-        Raises: `PolicyRefused`, or `OSError` for a CA file that cannot be read; the policy before stays in force.
+        Raises: `PolicyRefused`, ServeError for a ledger where there was none, or `OSError` for a CA file that cannot be
+        read; the policy before stays in force.
         """
         message = policy.message()
+        if self._accounting is None and message.HasField("ledger"):
+            raise ServeError("a ledger begins with a new process; start the gateway again to have one")
         # First, since a CA file that cannot be read must change nothing.
         self._sender.set_servers(_servers(message))
         try:
@@ -149,6 +154,10 @@ class GatewayProcess:
             self._accounting.stop()
         self._admin.stop()
         return left
+
+    def _abandon_books(self) -> None:
+        if self._accounting is not None:
+            self._accounting.abandon()
 
     def _sources(self) -> AdminSources:
         return AdminSources(

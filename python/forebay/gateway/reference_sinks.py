@@ -77,9 +77,7 @@ def take_entry(engine: Engine, entry: Any) -> None:
         or flags.duration_timeout
         or flags.upstream_max_stream_duration_reached
     )
-    answered = (
-        entry.response.response_code_details == "via_upstream" or first_byte.seconds + first_byte.nanos > 0
-    )
+    answered = entry.response.response_code_details == "via_upstream" or first_byte.seconds + first_byte.nanos > 0
     # An aborted or broken answer may have cost as much as a complete one, once an upstream had the request.
     served = answered or timed_out or (aborted and attempted)
     usage = frames.usage(common.metadata.filter_metadata) if answered else {}

@@ -70,7 +70,8 @@ def _ledger(result: DemoResult) -> Iterator[str]:
     if books is None:
         yield "  not part of this run"
         return
-    yield f"  {'tenant':10}{'model':14}{'requests':>9}{'tokens in':>11}{'tokens out':>12}{'spent':>16}{'saved by cache':>16}"
+    tokens = f"{'tokens in':>11}{'tokens out':>12}"
+    yield f"  {'tenant':10}{'model':14}{'requests':>9}{tokens}{'spent':>16}{'saved by cache':>16}"
     for line in books.lines:
         tokens = f"{line.prompt_tokens:>11,}{line.output_tokens:>12,}"
         money = f"{_usd(line.spent_nanousd):>16}{_usd(line.saved_nanousd):>16}"

@@ -47,15 +47,9 @@ impl Gateway {
         journal: Option<PathBuf>,
         max_journal_bytes: u64,
     ) -> PyResult<Self> {
-        let journal =
-            journal.map(|directory| JournalSettings { directory, max_bytes: max_journal_bytes });
-        let listen = Listen {
-            ext_proc: address(ext_proc)?,
-            batch: address(batch)?,
-            workers,
-            max_body_bytes,
-            journal,
-        };
+        let journal = journal.map(|directory| JournalSettings { directory, max_bytes: max_journal_bytes });
+        let listen =
+            Listen { ext_proc: address(ext_proc)?, batch: address(batch)?, workers, max_body_bytes, journal };
         let (core, clock) = (engine.engine.clone(), engine.clock);
         let inner = py.detach(|| ServeGateway::start(core, clock, &listen));
         let inner = inner

@@ -231,7 +231,12 @@ impl Limiter {
             let names = names.join("`, `");
             PyValueError::new_err(format!("no limit is named `{name}`; there are `{names}`"))
         })?;
-        Ok(limits::Claim { limit, scope: limits::ScopeValue::new(&self.key, "", limit.scope, value), amount, period: None })
+        Ok(limits::Claim {
+            limit,
+            scope: limits::ScopeValue::new(&self.key, "", limit.scope, value),
+            amount,
+            period: None,
+        })
     }
 }
 

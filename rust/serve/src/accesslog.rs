@@ -192,9 +192,10 @@ fn read<'a>(
         || flags.upstream_protocol_error
         || details.starts_with(BROKEN_OFF);
     let served = answered || timed_out || (attempts > 0 && (aborted || reset));
-    let started_ns = common.start_time.as_ref().map_or(0, |t| {
-        nanos(Some(&Duration { seconds: t.seconds, nanos: t.nanos }))
-    });
+    let started_ns = common
+        .start_time
+        .as_ref()
+        .map_or(0, |t| nanos(Some(&Duration { seconds: t.seconds, nanos: t.nanos })));
     let first_token_ns = notes
         .usage("first_us")
         .and_then(|us| us.parse::<u64>().ok())
@@ -371,9 +372,16 @@ mod tests {
         }
         let late = common(|_, f| f.upstream_request_timeout = true);
         let entry = read_as(&late, 504, "upstream_response_timeout");
-        assert!(!entry.unreachable && entry.timed_out && !entry.end.local_reply, "it may have cost something");
-        let lived = read_as(&common(|_, _| ()), 504, "max_duration_timeout");
-        assert!(!lived.unreachable && lived.timed_out && !lived.end.local_reply, "so may a stream that lived too long");
+        assert!(
+            !entry.unreachable && entry.timed_out && !entry.end.local_reply,
+            "it may have cost something"
+        );
+        let entry = common(|_, _| ());
+        let lived = read_as(&entry, 504, "max_duration_timeout");
+        assert!(
+            !lived.unreachable && lived.timed_out && !lived.end.local_reply,
+            "so may a stream that lived too long"
+        );
         assert!(!read_as(&AccessLogCommon::default(), 0, "").unreachable, "an entry without flags");
     }
 

@@ -137,7 +137,10 @@ impl Shared {
                     }
                     Err(error) => {
                         self.failures.fetch_add(1, Relaxed);
-                        report.say("journal_failed", &format!("the ledger's journal cannot be written: {error}"));
+                        report.say(
+                            "journal_failed",
+                            &format!("the ledger's journal cannot be written: {error}"),
+                        );
                         if self.pause() {
                             // Stopping: nobody is left to try again.
                             let waiting = self.outbox.take(Vec::new());
@@ -198,7 +201,9 @@ impl Segment {
             self.folder_bytes = measure(&self.settings.directory)?;
         }
         if self.folder_bytes + frames.len() as u64 > self.settings.max_bytes {
-            return Err(io::Error::other("it holds as much as `max_journal_bytes` allows; is the ledger behind?"));
+            return Err(io::Error::other(
+                "it holds as much as `max_journal_bytes` allows; is the ledger behind?",
+            ));
         }
         if self.bytes >= SEGMENT_BYTES {
             self.file = create(&self.settings.directory, self.number + 1)?;

@@ -29,12 +29,7 @@ pub struct Outbox {
 impl Outbox {
     /// An outbox of at most `max_bytes`.
     pub fn new(max_bytes: usize) -> Self {
-        Self {
-            frames: Mutex::default(),
-            max_bytes,
-            lost: AtomicU64::new(0),
-            records: AtomicU64::new(0),
-        }
+        Self { frames: Mutex::default(), max_bytes, lost: AtomicU64::new(0), records: AtomicU64::new(0) }
     }
 
     /// Adds a record.

@@ -10,11 +10,11 @@ use super::recall::{Fill, FollowOutcome, Recall, Waiter};
 use super::session::Session;
 use super::take::{Placed, Short};
 use super::{Answer, Clock, Engine, Forward};
+use crate::account::Outcome;
 use crate::json::{Bounds, Document};
 use crate::policy::pb::model::Capability;
 use crate::policy::pb::resolve::OnFailure;
 use crate::policy::pb::route::{Operation, WhenFull};
-use crate::account::Outcome;
 use crate::policy::{ModelPolicy, ResolvePolicy, WhenExhausted};
 use crate::pool::NoPlace;
 use crate::price::bound_nanousd;
@@ -208,7 +208,8 @@ impl Engine {
                 Err(Stop::Refuse(refusal)) => match &refusal {
                     Refusal::Budget { name, .. } => {
                         let budget = snapshot.budgets.iter().find(|b| *b.name == **name);
-                        if let Some(budget) = budget.filter(|b| b.when_exhausted == WhenExhausted::NextModel) {
+                        if let Some(budget) = budget.filter(|b| b.when_exhausted == WhenExhausted::NextModel)
+                        {
                             candidates.add(&budget.next_models);
                         }
                         spent.get_or_insert(refusal);

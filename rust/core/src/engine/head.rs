@@ -105,9 +105,9 @@ impl Engine {
                 session.errors = ErrorShape::Anthropic;
             }
         }
-        session.tracing = snapshot.tracing.map(|tracing| {
-            TraceContext::of(session.id(), head.traceparent, tracing.sampled_per_million)
-        });
+        session.tracing = snapshot
+            .tracing
+            .map(|tracing| TraceContext::of(session.id(), head.traceparent, tracing.sampled_per_million));
         let at = if let Some(id) = key_id {
             snapshot.key_by_id(id).ok_or(Refusal::UnknownKey)?
         } else {
@@ -215,12 +215,12 @@ impl Engine {
         session.note(Stage::Place, || format!("pool `{}`, named by the route", policy.name));
         let placed = super::take::Placed { pool: at, ..super::take::Placed::default() };
         // Without a model there is no budget, and so nothing to wait for.
-        self.take_placed_limits(session, &placed, &mut || Box::new(|_| ()), clock).map_err(
-            |short| match short {
+        self.take_placed_limits(session, &placed, &mut || Box::new(|_| ()), clock).map_err(|short| {
+            match short {
                 super::take::Short::Refuse(refusal) => refusal,
                 super::take::Short::Lease => Refusal::BudgetUnavailable,
-            },
-        )?;
+            }
+        })?;
         self.forward(session, lease, super::place::Onward::default(), clock)
     }
 }

@@ -4,9 +4,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::Engine;
 use super::end::{LogEntry, Open};
 use super::session::{BudgetNote, Session};
-use super::Engine;
 use crate::account::{Expected, Outcome, Settlement, Source, settle};
 use crate::limit::{Kind, Scope};
 use crate::metrics::SettledAs;

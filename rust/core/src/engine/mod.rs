@@ -273,7 +273,12 @@ impl Engine {
         if let Some(outbox) = self.outbox.get() {
             let (made, lost) = outbox.counts();
             push_counter(&mut out, "forebay_ledger_made_total", "records made for the ledger", made);
-            push_counter(&mut out, "forebay_journal_lost_total", "records that could not be written down", lost);
+            push_counter(
+                &mut out,
+                "forebay_journal_lost_total",
+                "records that could not be written down",
+                lost,
+            );
         }
         let limits = self.limiter.stats();
         push_gauge(&mut out, "forebay_limit_buckets", "limit buckets held", limits.buckets as u64);

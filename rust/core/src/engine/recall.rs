@@ -223,11 +223,8 @@ impl Engine {
     /// Counts what the answer would have used again, and gives what that would have cost.
     fn count_saved(&self, snapshot: &crate::policy::Snapshot, entry: &Entry) -> u64 {
         let Some(usage) = entry.usage else { return 0 };
-        let used = TokenUse {
-            prompt: usage.prompt_tokens,
-            output: usage.completion_tokens,
-            ..TokenUse::default()
-        };
+        let used =
+            TokenUse { prompt: usage.prompt_tokens, output: usage.completion_tokens, ..TokenUse::default() };
         self.metrics.counters.saved_tokens.fetch_add(used.total(), Relaxed);
         let model = snapshot.model_named(&entry.model).and_then(|m| snapshot.models.get(m as usize));
         let saved = model.and_then(|m| m.prices.as_ref()).map_or(0, |prices| cost_nanousd(prices, &used));

@@ -220,12 +220,7 @@ impl Engine {
             let ends_ns = now_ns.saturating_add(until_ns(period.end_s, unix_ns));
             let claim_period = ClaimPeriod { start_s: period.start_s, ends_ns };
             claims.push(Claim { limit: &budget.limit, scope, amount, period: Some(claim_period) });
-            named.push(Named {
-                budget,
-                value,
-                period_start_s: period.start_s,
-                period_end_s: period.end_s,
-            });
+            named.push(Named { budget, value, period_start_s: period.start_s, period_end_s: period.end_s });
         }
         Ok(named)
     }
@@ -349,11 +344,13 @@ impl Engine {
         let record = &session.record;
         let snapshot = &session.live.snapshot;
         let within = |value: &'s str| {
-            let name = if scope == Scope::Tenant { ScopeName::Shared(value) } else { ScopeName::Within(value) };
+            let name =
+                if scope == Scope::Tenant { ScopeName::Shared(value) } else { ScopeName::Within(value) };
             Some((ScopeValue::new(key, &record.tenant, scope, value), name))
         };
-        let shared =
-            |scope: SharedScope, value: &'s str| Some((ScopeValue::shared(key, scope, value), ScopeName::Shared(value)));
+        let shared = |scope: SharedScope, value: &'s str| {
+            Some((ScopeValue::shared(key, scope, value), ScopeName::Shared(value)))
+        };
         let pool = || placed.and_then(|p| snapshot.pools.get(p.pool as usize));
         match scope {
             Scope::Key => within(&record.key),

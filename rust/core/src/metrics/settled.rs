@@ -111,9 +111,7 @@ impl Settled {
     pub fn count(&self, end: &SettledAs<'_>) {
         let SettledAs { record, settlement, nanousd, .. } = *end;
         let (model, outcome, used) = (&record.model, settlement.outcome, settlement.used);
-        self.ends
-            .of((model.clone(), outcome.name(), settlement.source.name()))
-            .fetch_add(1, Relaxed);
+        self.ends.of((model.clone(), outcome.name(), settlement.source.name())).fetch_add(1, Relaxed);
         if used.total() > 0 {
             let spend = self.spend.of((record.tenant.clone(), model.clone()));
             for (counter, tokens) in [
@@ -163,7 +161,12 @@ impl Settled {
     }
 
     pub fn render(&self, out: &mut String) {
-        head(out, "forebay_settled_total", "requests that are over, by how they ended and how their use is known", "counter");
+        head(
+            out,
+            "forebay_settled_total",
+            "requests that are over, by how they ended and how their use is known",
+            "counter",
+        );
         for ((model, outcome, usage), n) in self.ends.rows() {
             let _ = writeln!(
                 out,
@@ -172,7 +175,12 @@ impl Settled {
             );
         }
         let spend = self.spend.rows();
-        head(out, "forebay_tokens_total", "tokens that models read (prompt) and wrote (output); the other kinds are parts of these", "counter");
+        head(
+            out,
+            "forebay_tokens_total",
+            "tokens that models read (prompt) and wrote (output); the other kinds are parts of these",
+            "counter",
+        );
         for ((tenant, model), s) in &spend {
             for (kind, n) in [
                 ("prompt", &s.prompt),
@@ -196,7 +204,12 @@ impl Settled {
                 s.nanousd.load(Relaxed)
             );
         }
-        head(out, "forebay_cost_unknown_total", "requests that used tokens of a model without a price", "counter");
+        head(
+            out,
+            "forebay_cost_unknown_total",
+            "requests that used tokens of a model without a price",
+            "counter",
+        );
         for (model, n) in self.unknown.rows() {
             let _ = writeln!(out, "forebay_cost_unknown_total{{model=\"{model}\"}} {}", n.load(Relaxed));
         }

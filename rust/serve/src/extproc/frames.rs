@@ -281,7 +281,11 @@ mod tests {
         assert!(all.is_empty());
         assert_eq!(usage.fields["drop"].kind, Some(value::Kind::StringValue("1".into())));
         let leave = forward(Forward { drop_usage: false, ..way() }, Phase::Headers);
-        assert_eq!(as_published(&leave).dynamic_metadata.unwrap().fields.len(), 1, "it asked for the usage itself");
+        assert_eq!(
+            as_published(&leave).dynamic_metadata.unwrap().fields.len(),
+            1,
+            "it asked for the usage itself"
+        );
         let kind = |name: &str| fields[name].kind.clone().unwrap();
         assert_eq!(fields.len(), 4);
         assert_eq!(kind("id"), value::Kind::StringValue("ff".into()));

@@ -149,7 +149,9 @@ fn a_drawer_that_fails_is_asked_a_few_times_a_second() {
                     break;
                 }
                 asked += asks.len();
-                asks.iter().for_each(|ask| rig.gateway.engine().fail_lease(ask.token));
+                for ask in &asks {
+                    rig.gateway.engine().fail_lease(ask.token);
+                }
             }
             asked
         });
