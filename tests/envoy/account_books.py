@@ -6,6 +6,7 @@ On failure: the store's errors; a ledger that is not there yet has no rows.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from pathlib import Path
@@ -25,6 +26,12 @@ _BUCKET_NAMES = ("budget", "value", "period_start_s", "unit", "amount", "drawn",
 def bench_size(name: str, in_a_test: int) -> int:
     """How large a test is: as its variable says, else small enough for every run."""
     return int(os.environ.get(name, in_a_test))
+
+
+def report(name: str, figures: dict[str, Any]) -> None:
+    """Write a test's figures into the folder that `FOREBAY_ACCOUNT_REPORT` names, if it is set."""
+    if folder := os.environ.get("FOREBAY_ACCOUNT_REPORT"):
+        (Path(folder) / f"{name}.json").write_text(json.dumps(figures, indent=1))
 
 
 class LedgerFolder:

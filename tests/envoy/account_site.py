@@ -118,7 +118,7 @@ def spend_all(chain: Chain, text: str, **fields: Any) -> openai.RateLimitError:
     for number in range(10_000):
         try:
             chain.chat(f"{text} {number}", **fields)
-        except openai.RateLimitError as error:
+        except openai.RateLimitError as error:  # noqa: PERF203 - which one is refused is the question
             refused += 1
             if refused == 2:
                 return error

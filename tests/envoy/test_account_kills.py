@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from account_books import LedgerFolder, bench_size
+from account_books import LedgerFolder, bench_size, report
 from account_site import Load, bookkeeping, budget, quiet, upstream_cost
 from chain import Chain
+from envoy_rig import until
 from forebay.store import LedgerReader
 
 AMOUNT = 256_000_000
+CLIENTS = 8
 # The access log's flush, which the chain's policy sets to 50 ms, and the second that the issue gives.
 FLUSHED_S = 0.05 + 1.0
 _STRANDED = re.compile(
@@ -26,9 +26,7 @@ _STRANDED = re.compile(
 )
 
 
-def test_killed_again_and_again(
-    sites: Callable[..., Chain], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_killed_again_and_again(sites: Callable[..., Chain], tmp_path: Path) -> None:
     kills = bench_size("FOREBAY_ACCOUNT_KILLS", 3)
     budgets = (budget("all-money", AMOUNT), budget("all-tokens", 1 << 40, "PROVIDER", "TOKENS"))
     chain = sites(bookkeeping(tmp_path, *budgets))
@@ -36,7 +34,7 @@ def test_killed_again_and_again(
     envoy, ledger = chain.envoy.pid, LedgerFolder(tmp_path / "ledger")
     away: list[tuple[float, float]] = []
     stranded = 0
-    load = Load(chain)
+    load = Load(chain, CLIENTS)
     with load.running():
         for _ in range(kills):
             load.more(60)
@@ -52,13 +50,14 @@ def test_killed_again_and_again(
             said = len(chain.gateway.said())
             chain.gateway.start()
             away.append((killed_at, time.monotonic()))
-            stranded += assert_stranded_is_said(chain.gateway.said()[said:], before)
-            assert chain.metric("forebay_stranded_leases") <= len(before)
+            stranded += stranded_as_said(chain, said, before)
+            assert chain.metric("forebay_stranded_leases") == len(before)
         load.more(60)
     assert chain.envoy.pid == envoy
     chain.envoy.wait_ready(1.0)
     quiet(chain, 1.0)
-    assert [repr(error.__cause__) for error in load.broken] == []
+    # Envoy cuts an answer that is under way when the process that decided on it dies.
+    assert len(load.broken) <= kills * CLIENTS, [repr(error.__cause__) for error in load.broken]
     assert {(error.status_code, error.code) for error in load.refused} <= {
         (503, "gateway_unavailable"),
         (503, "undecided"),
@@ -78,13 +77,23 @@ def test_killed_again_and_again(
     assert tokens["spent"] == sum(row["prompt_tokens"] + row["output_tokens"] for row in rows)
     assert upstream <= money["drawn"] <= AMOUNT
     assert upstream_tokens <= tokens["drawn"]
-    with capsys.disabled():
-        if kills > 3:
-            print(
-                f"\n{kills} kills: {seen} answers seen, {len(rows)} rows, {len(missing)} without a row, "
-                f"{len(load.refused)} refused; upstream {upstream} nano-USD, spent {money['spent']}, drawn "
-                f"{money['drawn']}, stranded {stranded}"
-            )
+    figures = {
+        "kills": kills,
+        "answers_seen": seen,
+        "rows": len(rows),
+        "seen_without_row": len(missing),
+        "of_them_before_the_kill": sum(any(kill - FLUSHED_S <= at < kill for kill, _ in away) for at, _ in missing),
+        "latest_after_a_kill_s": max(
+            (at - kill for kill, back in away for at, _ in missing if kill <= at <= back), default=0
+        ),
+        "unavailable": len(load.refused),
+        "cut_streams": len(load.broken),
+        "upstream_nanousd": upstream,
+        "spent_nanousd": money["spent"],
+        "drawn_nanousd": money["drawn"],
+        "stranded_nanousd": stranded,
+    }
+    report("kills", figures)
 
 
 def open_leases(ledger: LedgerFolder) -> dict[tuple[str, str], int]:
@@ -97,10 +106,14 @@ def open_leases(ledger: LedgerFolder) -> dict[tuple[str, str], int]:
         reader.close()
 
 
-def assert_stranded_is_said(said: str, leases: dict[tuple[str, str], int]) -> int:
-    """Every stranded lease was open; gives what is stranded of `all-money`."""
-    found = {(name, value): int(left) for name, value, _, _, left in _STRANDED.findall(said)}
-    assert found, said
+def stranded_as_said(chain: Chain, said: int, leases: dict[tuple[str, str], int]) -> int:
+    """Wait until the log says of each open lease what of it is stranded; gives what is of `all-money`."""
+
+    def told() -> list[tuple[str, ...]]:
+        found = _STRANDED.findall(chain.gateway.said()[said:])
+        return found if len(found) == len(leases) else []
+
+    found = {(name, value): int(left) for name, value, _, _, left in until(told, "the log says what is stranded")}
     for lease, left in found.items():
         assert left <= leases[lease], (lease, left, leases)
     return sum(left for (name, _), left in found.items() if name == "all-money")

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from account_books import bench_size
+from account_books import report as write_report
 from account_mixed import mixed_site
 from forebay.lab import mixed_load_stage as stage
 from forebay.lab.demo_sources import parse_metrics
@@ -22,7 +21,7 @@ from forebay.lab.mixed_load_plan import plan
 SEED = 11
 
 
-def test_ledger_upstreams_budgets_and_metrics_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ledger_upstreams_budgets_and_metrics_agree(tmp_path: Path) -> None:
     requests = bench_size("FOREBAY_ACCOUNT_REQUESTS", 600)
     trials = plan(stage.mix(SEED, requests))
     with mixed_site(tmp_path, SEED) as site:
@@ -32,9 +31,7 @@ def test_ledger_upstreams_budgets_and_metrics_agree(tmp_path: Path, capsys: pyte
         text = read_metrics_text(site.admin_url)
         rows, buckets = read_books(site.ledger.directory)
         report = compare(trials, views, Books(entries, rows, buckets, text, stage.WHOLE_BUDGETS))
-        with capsys.disabled():
-            if requests > 600:
-                print(json.dumps(report.json(), indent=1))
+        write_report("mixed", report.json())
         metrics = parse_metrics(text)
         assert site.gateway.end() == 0
     # A fleet that tells its use so far in every event told more to a connection that its client had left already.

@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 
-from account_books import LedgerFolder
+from account_books import LedgerFolder, report
 from account_site import assert_books_agree, bookkeeping, budget, price, quiet, spend_all, upstream_cost
 from chain import Chain
 from forebay.errors import StoreError
@@ -64,7 +64,7 @@ def test_racing_clients_never_pass_a_hard_budget(sites: Callable[..., Chain], tm
                     answers.append(raw)
                     if streamed:
                         list(raw.parse())
-                except openai.APIStatusError as error:
+                except openai.APIStatusError as error:  # noqa: PERF203 - each request may be the refused one
                     answers.append(error)
                     return
 
@@ -92,3 +92,5 @@ def test_racing_clients_never_pass_a_hard_budget(sites: Callable[..., Chain], tm
     # A client that closes after `[DONE]`, before the last chunk, has left; what it used is exact all the same.
     assert {row["outcome"] for row in rows} <= {"ok", "refused", "aborted"}
     assert sum(row["outcome"] != "refused" for row in rows) == len(chain.small.ledger.entries())
+    figures = {"clients": CLIENTS, "amount_nanousd": AMOUNT, "spent_nanousd": bucket["spent"], "most_seen": watch.most}
+    report("race", figures | {"upstream_nanousd": upstream, "requests": len(rows), "looks": watch.looks})

@@ -78,11 +78,12 @@ def _comments() -> Shape:
 
 def _every_chunk() -> Shape:
     words = [_event(_chunk("a", f',"usage":{EARLIER}')), _event(_chunk("b", f',"usage":{EARLIER}'))]
-    return Shape([*words, _event(_only(USAGE), extra=True), DONE], {"last": USAGE})
+    return Shape([*words, _event(_only(USAGE), extra=True), DONE], {"so_far": EARLIER, "last": USAGE})
 
 
 def _with_choices() -> Shape:
-    return Shape([_event(_chunk("a")), _event(_chunk("", f',"usage":{USAGE}')), DONE], {"last": USAGE})
+    over = f'{{"choices":[{{"index":0,"delta":{{}},"finish_reason":"stop"}}],"usage":{USAGE}}}'
+    return Shape([_event(_chunk("a")), _event(over), DONE], {"last": USAGE})
 
 
 def _filtered_first() -> Shape:

@@ -154,7 +154,14 @@ def _action(pool: Pool, settings: Settings) -> dict[str, Any]:
         action["max_stream_duration"]["grpc_timeout_header_max"] = longest
     else:
         # Only failures before a byte was sent, so that nothing is done twice.
-        action["retry_policy"] = {"retry_on": "connect-failure,refused-stream", "num_retries": 1}
+        previous = typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")
+        action["retry_policy"] = {
+            "retry_on": "connect-failure,refused-stream",
+            "num_retries": 1,
+            "# retry_host_predicate": "another endpoint, where there is one",
+            "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": previous}],
+            "host_selection_retry_max_attempts": 3,
+        }
     if pool.path_prefix:
         action["regex_rewrite"] = {"pattern": {"regex": "^/"}, "substitution": f"{pool.path_prefix}/"}
     if pool.protocol == Pool.KSERVE_GRPC:

@@ -10,6 +10,7 @@ local MAX_TEXT_BYTES = 65536
 local LF, CR, QUOTE, BACKSLASH, OPEN, CLOSE = 10, 13, 34, 92, 123, 125
 local USAGE, CHOICES = '"usage"', '"choices"'
 local OBJECT, EMPTY_LIST = "^%s*:%s*{", "^%s*:%s*%[%s*%]"
+local FINISHED = '"finish_reason"%s*:%s*"'
 local LISTED = '"choices"%s*:%s*%[%s*[^%s%]]'
 -- Whatever is not in it may not stand in a protobuf string, or has no place among numbers.
 local NOT_PLAIN = "[^ -~\t\n\r]"
@@ -154,8 +155,15 @@ local function read_event(handle, block)
   if not usage then
     return false
   end
-  note_usage(handle, depth == 2 and key or "last", usage)
-  return depth == 1 and member(data, CHOICES, EMPTY_LIST, 1) ~= nil
+  local extra = depth == 1 and member(data, CHOICES, EMPTY_LIST, 1) ~= nil
+  if depth == 1 and not extra and find(data, CHOICES, 1, true) and not find(data, FINISHED) then
+    -- In every event: of the whole answer only once it says that it is over.
+    key = "so_far"
+  elseif depth == 1 then
+    key = "last"
+  end
+  note_usage(handle, key, usage)
+  return extra
 end
 
 -- === a stream of events ===

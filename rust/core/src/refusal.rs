@@ -86,6 +86,8 @@ pub enum Refusal {
         remaining: u64,
         /// When to come back; `None`: never with this request
         retry_after_ns: Option<u64>,
+        /// Until all of it is there again
+        reset_ns: u64,
     },
     /// A hard budget has no room for the request
     Budget {
@@ -291,7 +293,7 @@ impl Refusal {
                 "the request asks for {asked_tokens} tokens ({prompt_tokens} in the prompt), but the context window of \
                  `{model}` is {window_tokens} tokens; shorten the prompt or lower the output bound"
             ),
-            Self::Limit { name, unit, capacity, requested, remaining, retry_after_ns } => {
+            Self::Limit { name, unit, capacity, requested, remaining, retry_after_ns, .. } => {
                 let mut text = format!(
                     "the limit `{name}` of {capacity} {unit} is reached: this request needs {requested}, {remaining} \
                      remain"
@@ -446,6 +448,7 @@ mod tests {
                 requested: 1,
                 remaining: 0,
                 retry_after_ns: Some(1),
+                reset_ns: 1,
             },
             Refusal::Budget {
                 name: s(),

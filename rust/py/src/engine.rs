@@ -162,7 +162,7 @@ impl Engine {
     ) -> PyResult<()> {
         let id = parse_id(id)?;
         let end = RecordEnd { status, duration_ns, local_reply, aborted, ..RecordEnd::default() };
-        let usage = UsageText { start: usage_start, last: usage, is_bad: false };
+        let usage = UsageText { start: usage_start, last: usage, ..UsageText::default() };
         let entry =
             LogEntry { end, unreachable, timed_out, reset, answer_bytes, usage, ..LogEntry::default() };
         py.detach(|| self.engine.logged(id, &entry, self.clock.now_ns()));

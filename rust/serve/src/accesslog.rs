@@ -227,6 +227,7 @@ fn read<'a>(
             UsageText {
                 start: notes.usage("start").map(str::as_bytes),
                 last: notes.usage("last").map(str::as_bytes),
+                so_far: notes.usage("so_far").map(str::as_bytes),
                 is_bad: notes.usage("bad").is_some(),
             }
         } else {

@@ -64,6 +64,8 @@ pub enum Told {
     Nothing,
     /// What it read, at the beginning of a stream whose end never came
     Beginning(TokenUse),
+    /// What it had used by then, in a stream whose end never came
+    SoFar(TokenUse),
     /// All of it
     Whole(TokenUse),
 }
@@ -191,6 +193,9 @@ pub fn settle(expected: &Expected, ending: &Ending, told: Told, calibration: &Ca
     }
     let generation_ns = ending.duration_ns;
     if let Told::Whole(used) = told {
+        // Its last event came through: whoever leaves then, before Envoy's own end of it, has the whole answer.
+        let whole = outcome == Outcome::Aborted && expected.stream && ending.status < 400;
+        let outcome = if whole { Outcome::Ok } else { outcome };
         if outcome == Outcome::Ok {
             calibration.learn(expected.stream, ending.answer_bytes, generation_ns, used.output);
             calibration.learn_prompt(expected.prompt_tokens, used.prompt);
@@ -211,7 +216,14 @@ pub fn settle(expected: &Expected, ending: &Ending, told: Told, calibration: &Ca
     };
     let begun = match told {
         Told::Beginning(used) => used,
-        _ => TokenUse { prompt: prompt(expected, calibration), ..TokenUse::default() },
+        // It may have gone on after that.
+        Told::SoFar(used) => {
+            let used = TokenUse { output: used.output.max(output), ..used };
+            return Settlement { outcome, used, source: Source::Estimated };
+        }
+        Told::Nothing | Told::Whole(_) => {
+            TokenUse { prompt: prompt(expected, calibration), ..TokenUse::default() }
+        }
     };
     Settlement { outcome, used: TokenUse { output, ..begun }, source: Source::Estimated }
 }
@@ -246,6 +258,7 @@ mod tests {
             Ending { status: 200, ..Ending::default() },
             Ending { status: 200, aborted: true, ..Ending::default() },
             Ending { status: 200, reset: true, ..Ending::default() },
+            Ending { status: 504, timed_out: true, ..Ending::default() },
         ] {
             let verdict = settle(&expected(true), &ending, Told::Whole(USED), &learned());
             assert_eq!((verdict.used, verdict.source), (USED, Source::Exact));
@@ -270,6 +283,29 @@ mod tests {
         assert_eq!(settle(&expected(false), &late, Told::Nothing, &calibration).used.output, 20);
         let begun = settle(&expected(true), &cut, Told::Beginning(USED), &calibration);
         assert_eq!((begun.used.prompt, begun.used.output), (90, 7));
+    }
+
+    #[test]
+    fn who_leaves_after_the_last_event_has_the_answer() {
+        let left = Ending { status: 200, aborted: true, answer_bytes: 700, ..Ending::default() };
+        let outcome = |stream, told| settle(&expected(stream), &left, told, &learned()).outcome;
+        assert_eq!(outcome(true, Told::Whole(USED)), Outcome::Ok);
+        assert_eq!(
+            outcome(false, Told::Whole(USED)),
+            Outcome::Aborted,
+            "a plain answer may be cut behind its usage"
+        );
+        assert_eq!(outcome(true, Told::SoFar(USED)), Outcome::Aborted);
+    }
+
+    #[test]
+    fn what_was_told_so_far_is_the_least() {
+        let cut = |answer_bytes| {
+            let ending = Ending { status: 200, aborted: true, answer_bytes, ..Ending::default() };
+            settle(&expected(true), &ending, Told::SoFar(USED), &learned())
+        };
+        assert_eq!((cut(700).used, cut(700).source), (USED, Source::Estimated));
+        assert_eq!(cut(1_200).used, TokenUse { output: 12, ..USED });
     }
 
     #[test]

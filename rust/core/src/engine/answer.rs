@@ -90,15 +90,24 @@ impl Answer {
         if let Some(seconds) = wire.retry_after_s {
             answer.headers.push(("retry-after", Cow::Owned(seconds.to_string())));
         }
-        if let Refusal::Limit { unit, capacity, remaining, .. } = refusal {
+        if let Refusal::Limit { unit, capacity, remaining, reset_ns, .. } = refusal {
             let names = match *unit {
-                "requests" => Some(("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests")),
-                "tokens" => Some(("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens")),
+                "requests" => Some((
+                    "x-ratelimit-limit-requests",
+                    "x-ratelimit-remaining-requests",
+                    "x-ratelimit-reset-requests",
+                )),
+                "tokens" => Some((
+                    "x-ratelimit-limit-tokens",
+                    "x-ratelimit-remaining-tokens",
+                    "x-ratelimit-reset-tokens",
+                )),
                 _ => None,
             };
-            if let Some((limit, left)) = names {
+            if let Some((limit, left, reset)) = names {
                 answer.headers.push((limit, Cow::Owned(capacity.to_string())));
                 answer.headers.push((left, Cow::Owned(remaining.to_string())));
+                answer.headers.push((reset, Cow::Owned(super::rates::duration(*reset_ns))));
             }
         }
         answer.grpc = Some((wire.grpc, wire.message));

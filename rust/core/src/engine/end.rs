@@ -79,8 +79,10 @@ pub struct Endpoint<'a> {
 pub struct UsageText<'a> {
     /// Of the beginning of a stream
     pub start: Option<&'a [u8]>,
-    /// The last one
+    /// That of the whole answer
     pub last: Option<&'a [u8]>,
+    /// The most recent one of an answer that goes on
+    pub so_far: Option<&'a [u8]>,
     /// There was one that could not be passed on
     pub is_bad: bool,
 }
@@ -211,7 +213,7 @@ impl Engine {
 
     /// What the upstream said, as far as it can be believed.
     pub(super) fn told(&self, operation: Operation, entry: &LogEntry<'_>) -> Told {
-        let UsageText { start, last, is_bad } = entry.usage;
+        let UsageText { start, last, so_far, is_bad } = entry.usage;
         let read = || -> Result<Told, UsageFault> {
             if let Some(used) = read_usage(operation, start, last)? {
                 return Ok(Told::Whole(used));
@@ -220,6 +222,9 @@ impl Engine {
                 && let Some(used) = read_start(start)?
             {
                 return Ok(Told::Beginning(used));
+            }
+            if let Some(used) = read_usage(operation, None, so_far)? {
+                return Ok(Told::SoFar(used));
             }
             Ok(Told::Nothing)
         };

@@ -56,12 +56,17 @@ pub(super) struct Rate {
 impl Rate {
     /// Until all of it is there again, as `OpenAI` writes it: `12.5s`.
     pub fn reset(&self) -> String {
-        let ms = self.reset_ns.div_ceil(1_000_000);
-        if ms.is_multiple_of(1_000) {
-            format!("{}s", ms / 1_000)
-        } else {
-            format!("{}.{:03}s", ms / 1_000, ms % 1_000)
-        }
+        duration(self.reset_ns)
+    }
+}
+
+/// A number of seconds with at most three places.
+pub(super) fn duration(ns: u64) -> String {
+    let ms = ns.div_ceil(1_000_000);
+    if ms.is_multiple_of(1_000) {
+        format!("{}s", ms / 1_000)
+    } else {
+        format!("{}.{:03}s", ms / 1_000, ms % 1_000)
     }
 }
 

@@ -70,7 +70,7 @@ impl Engine {
         let claims = self.limit_claims(session, &live, None);
         self.reserve(session, &claims, &[], Stage::Limit, clock).map(drop).map_err(|refused| {
             session.note(Stage::Limit, || refused.to_string());
-            limit_refusal(&refused)
+            limit_refusal(&refused, self.reset_ns(&refused, &claims, clock))
         })
     }
 
@@ -120,7 +120,7 @@ impl Engine {
                     self.metrics.counters.budget_refused.fetch_add(1, Relaxed);
                     budget_refusal(&refused)
                 }
-                None => limit_refusal(&refused),
+                None => limit_refusal(&refused, self.reset_ns(&refused, &claims, clock)),
             }));
         }
         self.ask_leases(session, &claims[limits..], limits, &refused, &named, waiter, clock)
@@ -149,6 +149,12 @@ impl Engine {
         }
         session.taken.join(held);
         Ok(charges)
+    }
+
+    /// Until all of the limit that refused is there again.
+    fn reset_ns(&self, refused: &Refused, claims: &[Claim<'_>], clock: &impl Clock) -> u64 {
+        let claim = claims.iter().find(|c| c.limit.id == refused.limit);
+        claim.map_or(0, |claim| self.limiter.peek(claim, clock.now_ns()).reset_ns)
     }
 
     fn limit_claims<'a>(
@@ -430,7 +436,7 @@ fn unit(kind: Kind) -> &'static str {
     if kind == Kind::Concurrency { "requests at once" } else { kind.unit() }
 }
 
-fn limit_refusal(refused: &Refused) -> Refusal {
+fn limit_refusal(refused: &Refused, reset_ns: u64) -> Refusal {
     Refusal::Limit {
         name: refused.name.to_string(),
         unit: unit(refused.kind),
@@ -438,6 +444,7 @@ fn limit_refusal(refused: &Refused) -> Refusal {
         requested: refused.requested,
         remaining: refused.remaining,
         retry_after_ns: refused.retry_after_ns,
+        reset_ns,
     }
 }
 

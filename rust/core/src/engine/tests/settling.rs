@@ -142,7 +142,7 @@ fn a_messages_stream_is_its_start_and_its_last_delta() {
             br#"{"input_tokens":10,"cache_read_input_tokens":20,"cache_creation_input_tokens":5,"output_tokens":1}"#,
         ),
         last: Some(br#"{"output_tokens":15}"#),
-        is_bad: false,
+        ..UsageText::default()
     };
     rig.log_entry(id, &LogEntry { end: served(200), usage, ..LogEntry::default() });
     let record = books.record(id);
@@ -189,7 +189,7 @@ fn a_bad_usage_is_counted_and_estimated() {
     ] {
         let (rig, mut books) = rig();
         let id = books.ask(&rig, &chat("small", "x")).forward().id;
-        let usage = UsageText { last: usage, start: None, is_bad };
+        let usage = UsageText { last: usage, is_bad, ..UsageText::default() };
         rig.log_entry(id, &LogEntry { answer_bytes: 90, usage, ..ended(served(200)) });
         assert_eq!(verdict(&mut books, id), ("ok".to_owned(), Usage::Estimated));
         assert_eq!(rig.counter("forebay_usage_invalid_total"), 1);
