@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forebay.errors import StoreError
+from forebay.gateway.exposition import Family, exposition
 from forebay.gateway.seam import Engine, Gateway
 from forebay.ledger import Ingest, IngestThread, Journal
 from forebay.ledger.telemetry import Telemetry
@@ -126,33 +127,43 @@ class Accounting:
         """Give what is counted here, as Prometheus text."""
         totals = self._ingest.totals()
         failures = self._lease_failures + (self._fallback.failures if self._fallback else 0)
-        rows: list[tuple[str, str, str, int | Mapping[str, float]]] = [
-            ("forebay_ledger_records_total", "counter", "records written into the ledger", totals.records),
-            ("forebay_ledger_failures_total", "counter", "times that the ledger could not be written", totals.failures),
-            ("forebay_ledger_lag_bytes", "gauge", "bytes of the journal that are not in the ledger", totals.lag_bytes),
-            (
+        families = [
+            Family("forebay_ledger_records_total", "counter", "records written into the ledger", totals.records),
+            Family(
+                "forebay_ledger_failures_total",
+                "counter",
+                "times that the ledger could not be written",
+                totals.failures,
+            ),
+            Family(
+                "forebay_ledger_lag_bytes", "gauge", "bytes of the journal that are not in the ledger", totals.lag_bytes
+            ),
+            Family(
                 "forebay_ledger_bad_frames_total",
                 "counter",
                 "frames of the journal that could not be read",
                 totals.bad_frames + totals.bad_records,
             ),
-            ("forebay_lease_failures_total", "counter", "draws that the ledger could not serve", failures),
-            ("forebay_stranded_leases", "gauge", "leases of dead processes, not known to be spent", self._stranded()),
-            (
+            Family("forebay_lease_failures_total", "counter", "draws that the ledger could not serve", failures),
+            Family(
+                "forebay_stranded_leases", "gauge", "leases of dead processes, not known to be spent", self._stranded()
+            ),
+            Family(
                 "forebay_budget_spent_ratio",
                 "gauge",
                 "largest spent share of a budget's values in the present period",
                 {f'budget="{name}"': ratio for name, ratio in self._spent_ratios().items()},
             ),
-            (
+            Family(
                 "forebay_budget_threshold_total",
                 "counter",
                 "times that a value of a budget crossed a share",
                 self._thresholds(totals.thresholds),
             ),
         ]
-        rows += [(name, "counter", _TELEMETRY_HELP[name], value) for name, value in self._telemetry.counts().items()]
-        return "".join(_lines(rows))
+        sent = self._telemetry.counts()
+        families += [Family(name, "counter", _TELEMETRY_HELP[name], value) for name, value in sent.items()]
+        return exposition(families)
 
     def _thresholds(self, crossed: Mapping[tuple[str, int], int]) -> Mapping[str, float]:
         # Every series begins at 0, or its first event would be no increase.
@@ -228,13 +239,3 @@ class Accounting:
             return
         for grant in grants:
             self._engine.grant(grant.token, grant.granted, grant.left)
-
-
-def _lines(rows: list[tuple[str, str, str, int | Mapping[str, float]]]) -> Iterator[str]:
-    for name, kind, text, value in rows:
-        yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
-        if isinstance(value, Mapping):
-            for labels, number in value.items():
-                yield f"{name}{{{labels}}} {number}\n"
-        else:
-            yield f"{name} {value}\n"

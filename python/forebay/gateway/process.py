@@ -20,6 +20,7 @@ from forebay.batching import ClientTls, PoolServers, Sender
 from forebay.errors import ServeError
 from forebay.gateway.accounting import Accounting, journal_directory
 from forebay.gateway.admin import AdminServer, AdminSources
+from forebay.gateway.exposition import Family, exposition
 from forebay.gateway.seam import Engine, Gateway, GatewayError, PolicyRefused
 from forebay.gateway.stages import StageRunner
 
@@ -192,7 +193,7 @@ class GatewayProcess:
             ("forebay_journal_failures_total", "writes of the journal that failed and were tried again", failures),
             ("forebay_envoy_logs_dropped_total", "access log entries that Envoy dropped", self._logs_dropped),
         ]
-        beside = "".join(f"# HELP {name} {text}\n# TYPE {name} counter\n{name} {n}\n" for name, text, n in rows)
+        beside = exposition(Family(name, "counter", text, number) for name, text, number in rows)
         books = "" if self._accounting is None else self._accounting.metrics()
         return self.engine.metrics_text() + beside + books
 

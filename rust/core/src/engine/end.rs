@@ -13,7 +13,7 @@ use crate::account::{Ending, Expected, Outcome, Settlement, Told, settle};
 use crate::limit::Reservation;
 use crate::policy::pb::route::Operation;
 use crate::pool::{Lease, PoolState};
-use crate::record::{Record, RecordEnd};
+use crate::record::{Record, RecordEnd, Spent};
 use crate::trace::TraceContext;
 use crate::usage::{UsageFault, read_start, read_usage};
 
@@ -31,6 +31,7 @@ pub struct Open {
     pub(super) buffered: bool,
     pub(super) record: Box<Record>,
     pub(super) live: Arc<Live>,
+    pub(super) route: u32,
     pub(super) key: u32,
     pub(super) feature: u32,
     pub(super) named: Option<u32>,
@@ -99,6 +100,13 @@ pub enum Logged {
 // === impl Open ===
 
 impl Open {
+    /// A fill that capture never took is over; followers are freed.
+    fn end_fill(&mut self, now_ns: u64) {
+        if let Some(mut fill) = self.fill.take() {
+            fill.ends_at(now_ns);
+        }
+    }
+
     fn expected(&self) -> Expected {
         Expected {
             prompt_tokens: self.record.prompt_tokens,
@@ -181,7 +189,7 @@ impl Engine {
 
     fn settle(
         &self,
-        reservation: Reservation<Open>,
+        mut reservation: Reservation<Open>,
         entry: &LogEntry<'_>,
         settlement: Settlement,
         now_ns: u64,
@@ -192,15 +200,16 @@ impl Engine {
         self.limiter.settle_money(&reservation.held, nanousd.unwrap_or_default(), now_ns);
         self.count_settled(&reservation.owner, entry, &settlement, nanousd);
         self.write_record(&reservation.owner, entry, &settlement, nanousd);
-        self.close(reservation.owner, Some((entry.end, settlement, nanousd)), now_ns);
+        reservation.owner.end_fill(now_ns);
+        let mut record = *reservation.owner.record;
+        record.end = Some(entry.end);
+        record.spent = Some(Spent { settlement, nanousd });
+        self.records.push(record);
     }
 
     fn judge(&self, open: &Open, entry: &LogEntry<'_>) -> Settlement {
-        let operation = open
-            .live
-            .snapshot
-            .route_named(&open.record.route)
-            .map_or(Operation::Unspecified, |route| route.operation);
+        let route = open.live.snapshot.routes.get(open.route as usize);
+        let operation = route.map_or(Operation::Unspecified, |route| route.operation);
         let told = self.told(operation, entry);
         let settlement =
             settle(&open.expected(), &entry.ending(), told, &self.calibrations.of(&open.record.model));
@@ -266,10 +275,7 @@ impl Engine {
     fn expired(&self, id: u128, mut reservation: Reservation<Open>, now_ns: u64) {
         drop(self.free_slot(&mut reservation, now_ns));
         let open = &mut reservation.owner;
-        // A fill that capture never took is over; followers are freed.
-        if let Some(mut fill) = open.fill.take() {
-            fill.ends_at(now_ns);
-        }
+        open.end_fill(now_ns);
         if self.left.has(open.envoy_id) {
             let end = RecordEnd { local_reply: true, aborted: true, ..RecordEnd::default() };
             let entry = LogEntry { end, ..LogEntry::default() };
@@ -297,19 +303,6 @@ impl Engine {
         let lease = reservation.owner.lease.take()?;
         self.limiter.release(&reservation.held, now_ns);
         Some(lease)
-    }
-
-    fn close(&self, open: Open, end: Option<(RecordEnd, Settlement, Option<u64>)>, now_ns: u64) {
-        // A fill that capture never took is over; followers are freed.
-        if let Some(mut fill) = open.fill {
-            fill.ends_at(now_ns);
-        }
-        let mut record = *open.record;
-        if let Some((end, settlement, nanousd)) = end {
-            record.end = Some(end);
-            record.spent = Some(crate::record::Spent { settlement, nanousd });
-        }
-        self.records.push(record);
     }
 }
 

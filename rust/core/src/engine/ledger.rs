@@ -5,10 +5,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Engine;
+use super::counted::Who;
 use super::end::{LogEntry, Open};
 use super::session::{BudgetNote, Session};
 use crate::account::{Expected, Outcome, Settlement, Source, settle};
-use crate::limit::{Kind, Scope};
+use crate::limit::Kind;
 use crate::metrics::SettledAs;
 use crate::policy::pb::ledger_record::Usage;
 use crate::policy::pb::route::Operation;
@@ -64,15 +65,7 @@ impl Engine {
         settlement: &Settlement,
         nanousd: Option<u64>,
     ) {
-        self.metrics.settled(&SettledAs {
-            record: &open.record,
-            settlement,
-            nanousd,
-            status: entry.end.status,
-            duration_ns: entry.end.duration_ns,
-            first_byte_ns: entry.end.first_byte_ns,
-            first_token_ns: entry.first_token_ns,
-        });
+        self.metrics.settled(&settled_as(&open.record, entry, settlement, nanousd));
         let saved = open.saved_by_routing(&settlement.used, nanousd);
         if saved > 0 {
             self.metrics.counters.saved_by_routing_nanousd.fetch_add(saved, Relaxed);
@@ -171,15 +164,7 @@ impl Engine {
         let settlement = settle(&expected, &entry.ending(), told, &self.calibrations.of(&record.model));
         let prices = model.and_then(|m| m.prices.as_ref());
         let nanousd = prices.map(|prices| cost_or_nothing(prices, &settlement.used));
-        self.metrics.settled(&SettledAs {
-            record: &record,
-            settlement: &settlement,
-            nanousd,
-            status: entry.end.status,
-            duration_ns: entry.end.duration_ns,
-            first_byte_ns: entry.end.first_byte_ns,
-            first_token_ns: entry.first_token_ns,
-        });
+        self.metrics.settled(&settled_as(&record, entry, &settlement, nanousd));
         let Some(outbox) = self.outbox.get() else { return };
         let mut written = self.written(&record, &settlement, nanousd);
         text("owner").clone_into(&mut written.owner);
@@ -235,6 +220,23 @@ impl Engine {
     }
 }
 
+fn settled_as<'a>(
+    record: &'a Record,
+    entry: &LogEntry<'_>,
+    settlement: &'a Settlement,
+    nanousd: Option<u64>,
+) -> SettledAs<'a> {
+    SettledAs {
+        record,
+        settlement,
+        nanousd,
+        status: entry.end.status,
+        duration_ns: entry.end.duration_ns,
+        first_byte_ns: entry.end.first_byte_ns,
+        first_token_ns: entry.first_token_ns,
+    }
+}
+
 fn ended(written: &mut LedgerRecord, entry: &LogEntry<'_>) {
     written.status = u32::from(entry.end.status);
     written.first_byte_ns = entry.end.first_byte_ns;
@@ -281,26 +283,24 @@ fn foreign_notes(snapshot: &Snapshot, record: &Record) -> Vec<BudgetNote> {
         budget.matches.caller(&record.tenant, tier, &record.key, &record.feature)
             && budget.matches.model(&record.model)
     };
+    let who = Who {
+        tenant: &record.tenant,
+        key: &record.key,
+        user: &record.user,
+        feature: &record.feature,
+        run: &record.run,
+        eval: &record.eval,
+        tier,
+        model: &record.model,
+        pool: &record.pool,
+        provider: &record.provider,
+        // It is not in the metadata.
+        address: None,
+    };
     let note = |budget: &BudgetPolicy| {
-        let within = |value: &str| (!value.is_empty()).then(|| format!("{}/{value}", record.tenant));
-        let shared = |value: &str| (!value.is_empty()).then(|| value.to_owned());
-        let value = match budget.limit.scope {
-            Scope::Key => within(&record.key),
-            Scope::User => within(&record.user),
-            Scope::Feature => within(&record.feature),
-            Scope::Run => within(&record.run),
-            Scope::Eval => within(&record.eval),
-            Scope::Tenant => shared(&record.tenant),
-            Scope::Tier => shared(tier),
-            Scope::Model => shared(&record.model),
-            Scope::Pool => shared(&record.pool),
-            Scope::Provider => shared(&record.provider),
-            // It is not in the metadata.
-            Scope::ClientAddress => None,
-        }?;
         Some(BudgetNote {
             budget: budget.name.clone(),
-            value: value.into(),
+            value: who.under(budget.limit.scope)?.name().into(),
             period_start_s: budget.calendar.period_at(record.unix_ns).start_s,
             kind: budget.limit.kind,
         })

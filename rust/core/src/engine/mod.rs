@@ -12,6 +12,7 @@ mod answer;
 mod batch;
 mod body;
 mod capture;
+mod counted;
 mod end;
 mod explain;
 mod head;

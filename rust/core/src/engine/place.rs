@@ -123,6 +123,7 @@ impl Engine {
             buffered: onward.buffered,
             record,
             live: live.clone(),
+            route: session.route,
             key: session.caller.key,
             feature: session.caller.feature,
             named: session.named,

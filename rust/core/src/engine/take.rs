@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::counted::Who;
 use super::lease::Need;
 use super::recall::Waiter;
 use super::session::{BudgetNote, Session};
 use super::{Clock, Engine};
-use crate::limit::{Claim, ClaimPeriod, Held, Kind, Limiter, Refused, Scope, ScopeValue, SharedScope};
+use crate::budget::Period;
+use crate::limit::{Claim, ClaimPeriod, Held, Kind, Limiter, Refused, Scope};
 use crate::policy::{BudgetPolicy, ModelPolicy, WhenExhausted};
 use crate::record::Stage;
 use crate::refusal::Refusal;
@@ -164,6 +166,7 @@ impl Engine {
         placed: Option<&Placed>,
     ) -> Vec<Claim<'a>> {
         let snapshot = &live.snapshot;
+        let who = who(session, placed);
         let mut claims: Vec<Claim<'_>> = Vec::new();
         for (limit, matches) in snapshot.limits.iter().zip(&snapshot.limit_matches) {
             let late = limit.kind == Kind::Tokens
@@ -172,13 +175,13 @@ impl Engine {
             if late != placed.is_some() || !counts(session, matches, placed) {
                 continue;
             }
-            let Some((scope, _)) = self.scope_of(session, limit.scope, placed) else { continue };
+            let Some(counted) = who.under(limit.scope) else { continue };
             let amount = match limit.kind {
                 Kind::Tokens => placed.map_or(0, |p| p.bound_tokens),
                 Kind::Money => placed.and_then(|p| p.bound_nanousd).unwrap_or_default(),
                 Kind::Requests | Kind::Concurrency => 1,
             };
-            claims.push(Claim { limit, scope, amount, period: None });
+            claims.push(Claim { limit, scope: counted.value(&self.scope_key), amount, period: None });
         }
         claims
     }
@@ -195,16 +198,14 @@ impl Engine {
         if budgets.is_empty() || placed.model.is_none() {
             return Ok(Vec::new());
         }
-        let (now_ns, unix_ns) = (clock.now_ns(), clock.unix_ns());
+        let who = who(session, Some(placed));
+        let mut is_soft = false;
         let mut named = Vec::new();
         for budget in budgets {
             if !counts(session, &budget.matches, Some(placed)) {
                 continue;
             }
-            let Some((scope, value)) = self.scope_of(session, budget.limit.scope, Some(placed)) else {
-                continue;
-            };
-            let value: Arc<str> = Arc::from(value.text(&session.record.tenant));
+            let Some(counted) = who.under(budget.limit.scope) else { continue };
             let is_money = budget.limit.kind == Kind::Money;
             let unbounded = match placed.bound_nanousd {
                 None if is_money => Some("the model has no price"),
@@ -216,46 +217,54 @@ impl Engine {
                     let name = budget.name.to_string();
                     return Err(Short::Refuse(Refusal::BudgetUnbounded { name, why }));
                 }
-                session.is_soft = true;
+                is_soft = true;
             }
             let bound = if is_money { placed.bound_nanousd.unwrap_or_default() } else { placed.bound_tokens };
             let amount = if budget.is_hard { bound } else { bound.min(MAX_SOFT_AMOUNT) };
-            let current = budget.calendar.current(unix_ns);
-            self.count_step(current.stepped_back);
-            let period = current.period;
-            let ends_ns = now_ns.saturating_add(until_ns(period.end_s, unix_ns));
-            let claim_period = ClaimPeriod { start_s: period.start_s, ends_ns };
+            let (period, wait_ns) = self.period_of(budget, clock);
+            let claim_period = claim_period(&period, wait_ns, clock);
+            let scope = counted.value(&self.scope_key);
             claims.push(Claim { limit: &budget.limit, scope, amount, period: Some(claim_period) });
-            named.push(Named { budget, value, period_start_s: period.start_s, period_end_s: period.end_s });
+            named.push(Named {
+                budget,
+                value: Arc::from(counted.name()),
+                period_start_s: period.start_s,
+                period_end_s: period.end_s,
+            });
         }
+        session.is_soft |= is_soft;
         Ok(named)
     }
 
-    fn count_step(&self, stepped_back: bool) {
-        if stepped_back {
+    /// A budget's present period, and how long it still is.
+    fn period_of(&self, budget: &BudgetPolicy, clock: &impl Clock) -> (Period, u64) {
+        let unix_ns = clock.unix_ns();
+        let current = budget.calendar.current(unix_ns);
+        if current.stepped_back {
             self.metrics.counters.clock_steps.fetch_add(1, Relaxed);
         }
+        let end_ns = u64::try_from(current.period.end_s).unwrap_or_default().saturating_mul(1_000_000_000);
+        (current.period, end_ns.saturating_sub(unix_ns))
     }
 
     /// A budget that gives nothing once it is spent refuses here, before an answer is looked for.
     fn refuse_drained_budgets(&self, session: &Session, clock: &impl Clock) -> Result<(), Refusal> {
-        let live = session.live.clone();
-        for budget in &live.snapshot.budgets {
+        let who = who(session, None);
+        for budget in &session.live.snapshot.budgets {
             let refuses = budget.is_hard
                 && matches!(budget.when_exhausted, WhenExhausted::Refuse | WhenExhausted::Unspecified);
             if !refuses || budget.matches.needs_model() || !counts(session, &budget.matches, None) {
                 continue;
             }
-            let Some((scope, _)) = self.scope_of(session, budget.limit.scope, None) else { continue };
-            let (now_ns, unix_ns) = (clock.now_ns(), clock.unix_ns());
-            let current = budget.calendar.current(unix_ns);
-            self.count_step(current.stepped_back);
-            let period = current.period;
-            let wait_ns = until_ns(period.end_s, unix_ns);
-            let claim_period =
-                ClaimPeriod { start_s: period.start_s, ends_ns: now_ns.saturating_add(wait_ns) };
-            let claim = Claim { limit: &budget.limit, scope, amount: 0, period: Some(claim_period) };
-            if self.limiter.peek(&claim, now_ns).remaining == 0 {
+            let Some(counted) = who.under(budget.limit.scope) else { continue };
+            let (period, wait_ns) = self.period_of(budget, clock);
+            let claim = Claim {
+                limit: &budget.limit,
+                scope: counted.value(&self.scope_key),
+                amount: 0,
+                period: Some(claim_period(&period, wait_ns, clock)),
+            };
+            if self.limiter.peek(&claim, clock.now_ns()).remaining == 0 {
                 self.metrics.counters.budget_refused.fetch_add(1, Relaxed);
                 return Err(Refusal::Budget {
                     name: budget.name.to_string(),
@@ -338,61 +347,24 @@ impl Engine {
         };
         self.leases.ask(&need, waiter, &self.limiter)
     }
-
-    /// Who is counted under a scope; `None` where the request has nothing there.
-    fn scope_of<'s>(
-        &self,
-        session: &'s Session,
-        scope: Scope,
-        placed: Option<&Placed>,
-    ) -> Option<(ScopeValue, ScopeName<'s>)> {
-        let key = &self.scope_key;
-        let record = &session.record;
-        let snapshot = &session.live.snapshot;
-        let within = |value: &'s str| {
-            let name =
-                if scope == Scope::Tenant { ScopeName::Shared(value) } else { ScopeName::Within(value) };
-            Some((ScopeValue::new(key, &record.tenant, scope, value), name))
-        };
-        let shared = |scope: SharedScope, value: &'s str| {
-            Some((ScopeValue::shared(key, scope, value), ScopeName::Shared(value)))
-        };
-        let pool = || placed.and_then(|p| snapshot.pools.get(p.pool as usize));
-        match scope {
-            Scope::Key => within(&record.key),
-            Scope::User => some(&record.user).and_then(within),
-            Scope::Tenant => within(&record.tenant),
-            Scope::Feature => some(&record.feature).and_then(within),
-            Scope::Run => some(&record.run).and_then(within),
-            Scope::Eval => some(&record.eval).and_then(within),
-            Scope::Tier => {
-                session.key().and_then(|k| some(&k.tier)).and_then(|t| shared(SharedScope::Tier, t))
-            }
-            Scope::Model => shared(SharedScope::Model, &placed_model(session, placed)?.name),
-            Scope::Pool => shared(SharedScope::Pool, &pool()?.name),
-            Scope::Provider => some(&pool()?.provider).and_then(|p| shared(SharedScope::Provider, p)),
-            Scope::ClientAddress => shared(SharedScope::ClientAddress, &session.caller.address),
-        }
-    }
 }
 
-/// A scope's value as the ledger names it.
-#[derive(Debug, Clone, Copy)]
-enum ScopeName<'a> {
-    /// It means something only within its tenant
-    Within(&'a str),
-    /// It stands for itself
-    Shared(&'a str),
-}
-
-// === impl ScopeName ===
-
-impl ScopeName<'_> {
-    fn text(self, tenant: &str) -> String {
-        match self {
-            Self::Within(value) => format!("{tenant}/{value}"),
-            Self::Shared(value) => value.to_owned(),
-        }
+/// What is known of a session's request, with its place where it has one.
+fn who<'s>(session: &'s Session, placed: Option<&Placed>) -> Who<'s> {
+    let record = &session.record;
+    let pool = placed.and_then(|p| session.live.snapshot.pools.get(p.pool as usize));
+    Who {
+        tenant: &record.tenant,
+        key: &record.key,
+        user: &record.user,
+        feature: &record.feature,
+        run: &record.run,
+        eval: &record.eval,
+        tier: session.key().map_or("", |k| &*k.tier),
+        model: placed_model(session, placed).map_or("", |m| &*m.name),
+        pool: pool.map_or("", |p| &*p.name),
+        provider: pool.map_or("", |p| &*p.provider),
+        address: Some(&session.caller.address),
     }
 }
 
@@ -411,11 +383,6 @@ fn counts(session: &Session, matches: &crate::policy::LimitMatch, placed: Option
     !matches.needs_model() || placed_model(session, placed).is_some_and(|m| matches.model(&m.name))
 }
 
-/// Without a user, a feature, a tier or a provider there is nothing to count.
-fn some(value: &str) -> Option<&str> {
-    (!value.is_empty()).then_some(value)
-}
-
 fn told(claims: &[Claim<'_>], held: &Held) -> String {
     if claims.is_empty() {
         return "no limit applies".to_owned();
@@ -427,9 +394,9 @@ fn told(claims: &[Claim<'_>], held: &Held) -> String {
         .join("; ")
 }
 
-/// From now until that second since 1970.
-fn until_ns(end_s: i64, unix_ns: u64) -> u64 {
-    u64::try_from(end_s).unwrap_or_default().saturating_mul(1_000_000_000).saturating_sub(unix_ns)
+/// The period as a claim has it, on the engine's clock.
+fn claim_period(period: &Period, wait_ns: u64, clock: &impl Clock) -> ClaimPeriod {
+    ClaimPeriod { start_s: period.start_s, ends_ns: clock.now_ns().saturating_add(wait_ns) }
 }
 
 fn unit(kind: Kind) -> &'static str {
