@@ -6,7 +6,7 @@ TRITON := .venv-triton
 export CARGO_TARGET_DIR := $(CURDIR)/target
 RUST := $(shell find rust proto bench/rust -name '*.rs' -o -name '*.toml' -o -name '*.proto' 2>/dev/null) Cargo.toml Cargo.lock
 
-.PHONY: help build triton demo up test test-rust test-python check fmt lint types imports deny bench bench-build bench-seam proto prices clean
+.PHONY: help build triton demo up test test-rust test-python check fmt lint types imports deny bench bench-batch bench-build bench-seam proto prices clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ bench-build: build
 
 bench: bench-build triton ## measure against controls in one run; ARGS='--quick' for a short one
 	$(BIN)/python -m bench.load --out bench/results/latest.json $(ARGS)
+
+bench-batch: bench-build triton ## measure batching in front of Triton beside Triton's own; ARGS='--quick' for a short one
+	$(BIN)/python -m bench.batch --out bench/results/latest-batch.json $(ARGS)
 
 proto: $(BIN)/python ## generate the Python form of the messages
 	$(BIN)/python proto/generate.py

@@ -42,19 +42,20 @@ __all__ = [
     "Gateway",
     "GatewayError",
     "Held",
+    "LaneSettings",
     "LimitExceeded",
     "LimitSpec",
     "Limiter",
     "LimiterStats",
     "ModelShape",
     "PolicyRefused",
-    "ReadyBatch",
     "Remaining",
     "Session",
     "SseReader",
     "StageBatch",
     "StageRequest",
     "TokenCounter",
+    "UnknownModel",
     "__version__",
     "build_info",
     "check_policy",
@@ -989,8 +990,10 @@ class ModelShape:
     Shape: `inputs` are (name, datatype such as `FP32`, dimensions without the batch dimension, -1 for any size,
     `required` or `optional`); `outputs` are names.
     Units: `max_batch_rows` in rows, for example 64; 0 is a model without a batch dimension: requests pass one by one
-    and the dimensions are whole shapes.
-    Raises: ValueError for an unknown datatype or presence.
+    and the dimensions are whole shapes. `ragged_inputs` are (name, dimension behind the rows, what padding is made
+    of); `ragged_outputs` are (name, dimension that is cut back); `mask` is the input of ones and zeros.
+    Raises: ValueError for an unknown datatype, presence or name, a dimension that is not there, or padding that the
+    datatype cannot hold.
 
     >>> from forebay._core import ModelShape
     >>> inputs = [("ids", "INT64", [-1], "required"), ("mask", "INT64", [-1], "optional")]
@@ -1004,52 +1007,96 @@ class ModelShape:
         outputs: Sequence[str],
         *,
         max_batch_rows: int,
+        ragged_inputs: Sequence[tuple[str, int, float]] = ...,
+        ragged_outputs: Sequence[tuple[str, int]] = ...,
+        mask: str | None = None,
     ) -> ModelShape: ...
 
 @final
-class BatchAssembler:
-    """Joins requests for one model into batches along the first dimension, first come, first served.
+class LaneSettings:
+    """How a model's batches are made.
 
-    Units: `instances` are batches that run at once, `slots` batches that may be in flight; `max_delay_ns` is how long
-    a request waits for company while a slot but no instance is free, for example 2,000,000 (2 ms).
-    Cost: pushing `bytes` copies nothing; the GIL is held.
+    Units: `instances` are batches that run at once over all endpoints, `slots` batches that may be in flight, so one
+    more for each endpoint; `max_padded_tokens` is rows times padded length of one batch, 0 for no bound;
+    `preferred_rows` and `length_classes` rise; without `length_classes` lengths are learned, at most
+    `max_length_classes` at a time.
+    Shape: `servers` are (`host:port`, batches that it may have at once) of those that batches may go to; without them
+    any server of the pool. `resends`: how often a batch may be sent to another server when one had it and failed.
+    Raises: ValueError for a 0 where there must be something, or numbers that do not rise.
+    """
+
+    def __new__(
+        cls,
+        *,
+        instances: int = 1,
+        slots: int = 2,
+        max_padded_tokens: int = 0,
+        preferred_rows: Sequence[int] = ...,
+        length_classes: Sequence[int] = ...,
+        max_length_classes: int = 32,
+        servers: Sequence[tuple[str, int]] = ...,
+        resends: int = 1,
+    ) -> LaneSettings: ...
+
+@final
+class BatchAssembler:
+    """Joins requests for one model into batches along the first dimension, padded where the model says so.
+
+    Which batch leaves when: the most urgent priority leads, inside it the tenant that was served least for its weight,
+    of that the earliest deadline; with it goes what is of about its length, so that all that waits costs least by the
+    latency learned so far. At once when an instance is idle, otherwise just before one is expected to be.
+    Shape: tensors are tuples of name, datatype, shape and bytes (any buffer; row-major, little-endian).
+    Units: `now_ns` and `deadline_ns` any monotonic count of ns; the bounds are rows, tokens (rows times length,
+    unpadded) and bytes that may wait.
+    Cost: pushing `bytes` copies nothing; the GIL is held. Any number of threads may call it.
 
     >>> import struct
-    >>> from forebay._core import BatchAssembler, ModelShape
-    >>> shape = ModelShape([("x", "FP32", [-1], "required")], ["y"], max_batch_rows=8)
-    >>> assembler = BatchAssembler(shape)
-    >>> one = assembler.push([("x", "FP32", [1, 2], struct.pack("<2f", 1, 2))], now_ns=0)
-    >>> two = assembler.push([("x", "FP32", [2, 2], struct.pack("<4f", 3, 4, 5, 6))], now_ns=0)
+    >>> from forebay._core import BatchAssembler, LaneSettings, ModelShape
+    >>> inputs = [("ids", "INT64", [-1], "required")]
+    >>> ragged = {"ragged_inputs": [("ids", 0, 0)], "ragged_outputs": [("ids", 0)]}
+    >>> shape = ModelShape(inputs, ["ids"], max_batch_rows=8, **ragged)
+    >>> assembler = BatchAssembler(shape, LaneSettings())
+    >>> one = assembler.push([("ids", "INT64", [1, 1], struct.pack("<q", 7))], now_ns=0)
+    >>> two = assembler.push([("ids", "INT64", [2, 2], struct.pack("<4q", 1, 2, 3, 4))], now_ns=0)
     >>> batch = assembler.take(now_ns=0)
-    >>> batch.rows, [(name, shape) for name, _, shape, _ in batch.inputs()]
-    (3, [('x', [3, 2])])
-    >>> answers = batch.split([("y", "INT8", [3], b"abc")])
-    >>> [(ticket == one, tensors[0][3]) for ticket, tensors in answers]
-    [(True, b'a'), (False, b'bc')]
+    >>> batch.rows, batch.length, struct.unpack("<6q", batch.inputs()[0][3])
+    (3, 2, (7, 0, 1, 2, 3, 4))
+    >>> answers = batch.split(batch.inputs(), now_ns=5_000_000)
+    >>> [(ticket == one, tensors[0][2]) for ticket, tensors in answers]
+    [(True, [1, 1]), (False, [2, 2])]
     """
 
     def __new__(
         cls,
         shape: ModelShape,
+        settings: LaneSettings,
         *,
-        instances: int = 1,
-        slots: int = 2,
-        max_delay_ns: int = 2_000_000,
         max_rows: int = 16_384,
+        max_tokens: int = 4_194_304,
         max_bytes: int = 268_435_456,
     ) -> BatchAssembler: ...
-    def push(self, inputs: Sequence[_GivenTensor], now_ns: int) -> int:
+    def push(
+        self,
+        inputs: Sequence[_GivenTensor],
+        now_ns: int,
+        *,
+        tenant: str = "",
+        weight: int = 1,
+        priority: str = "P1",
+        deadline_ns: int = ...,
+    ) -> int:
         """Queue one request.
 
         Returns: a ticket, which names it in the answer.
-        Raises: BatchRefused when it does not fit the model or the queue is full; ValueError for an unknown datatype.
+        Raises: BatchRefused when it does not fit the model or the queue, or has more rows than a batch; ValueError for
+        an unknown datatype or priority.
         """
 
     def take(self, now_ns: int) -> AssembledBatch | None:
-        """The oldest batch that may leave now, if one may."""
+        """The most urgent batch that may leave now, if one may."""
 
-    def wake_at_ns(self) -> int | None:
-        """When `take` may have something without another `push` or end of a batch; `None`: not before that."""
+    def wake_at_ns(self, now_ns: int) -> int | None:
+        """When `take` has something without another `push` or end of a batch; 0 is at once, `None` not before that."""
 
     def cancel(self, ticket: int) -> bool:
         """Take a request back.
@@ -1057,8 +1104,8 @@ class BatchAssembler:
         Returns: whether it had not left yet.
         """
 
-    def waiting(self) -> tuple[int, int]:
-        """Rows and bytes that wait."""
+    def waiting(self) -> tuple[int, int, int, int]:
+        """What waits: requests, rows, tokens and bytes."""
 
 @final
 class AssembledBatch:
@@ -1069,21 +1116,27 @@ class AssembledBatch:
         """Rows of all requests."""
 
     @property
+    def length(self) -> int:
+        """The length that all of them are padded to; 1 where the model has no ragged input."""
+
+    @property
     def tickets(self) -> list[int]:
         """The requests in the order of their rows."""
 
     def inputs(self) -> list[_TakenTensor]:
-        """The inputs over all rows.
+        """The inputs over all rows, padded.
 
         Raises: ValueError after the batch has ended.
-        Cost: one copy of the tensors, two for more than one request; the GIL is held.
+        Cost: one copy of the tensors, two for more than one request or padding; the GIL is held.
         """
 
-    def split(self, outputs: Sequence[_GivenTensor]) -> list[tuple[int, list[_TakenTensor]]]:
-        """Cut the model's outputs into the rows of each request, and end the batch.
+    def split(self, outputs: Sequence[_GivenTensor], now_ns: int | None = None) -> list[tuple[int, list[_TakenTensor]]]:
+        """Cut the model's outputs into the rows of each request, without padding, and end the batch.
 
+        `now_ns`: latency is learned from it; without it the batch teaches nothing.
         Returns: for each request its ticket and its tensors.
-        Raises: BatchRefused when an output does not have the batch's rows; ValueError after the batch has ended.
+        Raises: BatchRefused when an output does not have the batch's rows or length; ValueError after the batch has
+        ended.
         Cost: one copy of the outputs; the GIL is held.
         """
 
@@ -1092,62 +1145,90 @@ class AssembledBatch:
 
 @final
 class BatchQueue:
-    """Where requests become batches and answers find back: the service pushes, a sender calls `next` and `complete`.
+    """Where requests become batches and answers find back.
 
-    Shape: one queue for each pool, model, version and form of request; first come, first served.
-    Units: `max_rows` and `max_bytes` are what may wait for one pool; `max_delay_ns` is how long a request waits for
-    company while a slot is free, for example 2,000,000 (2 ms). An idle instance never waits.
-    Cost: a request waits without a thread. `next` lets go of the GIL while it waits and while it joins.
+    The server that holds the queue sends the batches itself; Python says which servers there are, what their models
+    take, and which are ready.
+
+    Units: `max_rows`, `max_tokens` (rows times length, unpadded) and `max_bytes` are what may wait for one pool that
+    `set_bounds` gave none of its own.
+    Cost: a request waits without a thread, and no batch passes through Python.
     """
 
     def __new__(
-        cls, *, max_rows: int = 16_384, max_bytes: int = 268_435_456, max_delay_ns: int = 2_000_000
+        cls, *, max_rows: int = 16_384, max_tokens: int = 4_194_304, max_bytes: int = 268_435_456
     ) -> BatchQueue: ...
-    def next(self, timeout_ms: int) -> ReadyBatch | None:
-        """Wait for something to send, in one thread.
+    def next(self, timeout_ms: int) -> UnknownModel | None:
+        """Wait for a model that somebody asks for and nobody knows. Any number of threads may wait.
 
         Returns: `None` when nothing came in time, or when the queue is closed (`closed` tells).
-        Cost: one copy of the batch's tensors; the GIL is released.
+        Cost: asleep until there is one; the GIL is released.
         """
 
-    def complete(self, id: int, response: bytes | bytearray) -> bool:  # noqa: A002 - as `ReadyBatch.id`
-        """Answer what `next` gave with the server's encoded message.
+    def doubted(self, timeout_ms: int) -> list[tuple[str, str, int]]:
+        """Wait for servers that have to be looked at, since calls to them failed.
 
-        Returns: whether anyone waited for it.
-        Cost: one copy of `response`; cutting it copies nothing; the GIL is released.
+        Returns: (pool, `host:port`, number of the gRPC status, such as 14 for UNAVAILABLE: the server failed, and not
+        the request); nothing when there was none in time, or when the queue is closed.
+        Cost: asleep until there is one; the GIL is released.
         """
 
-    def fail(self, id: int, grpc_code: int, message: str) -> bool:  # noqa: A002 - as above
-        """Say that what `next` gave has failed.
+    def fail(self, id: int, grpc_code: int, message: str) -> bool:  # noqa: A002 - as `UnknownModel.id`
+        """Say that what `next` gave cannot be learned.
 
         Shape: `grpc_code` is the number of a gRPC status, for example 14 for UNAVAILABLE; `message` is the client's.
         Returns: whether anyone waited for it.
         Raises: ValueError for 0 or a number that is no gRPC status.
         """
 
-    def learned(self, id: int, shape: ModelShape, *, instances: int, slots: int) -> bool:  # noqa: A002 - as above
-        """Answer a `learn`: the model's shape, and what its servers may have in flight.
+    def learned(self, id: int, shape: ModelShape, settings: LaneSettings) -> bool:  # noqa: A002 - as above
+        """Say what `next` gave: the model's shape, and how its batches are made.
 
-        Units: `instances` are batches that run at once over all endpoints; `slots` are batches in flight, so
-        instances and one more for each endpoint.
-        Returns: whether the id was that of a `learn`.
+        Returns: whether anyone waited for it.
         """
 
-    def set_model(self, pool: str, model: str, version: str, shape: ModelShape, *, instances: int, slots: int) -> None:
+    def set_model(self, pool: str, model: str, version: str, shape: ModelShape, settings: LaneSettings) -> None:
         """Make a model's shape known without being asked."""
 
     def forget(self, pool: str, model: str, version: str) -> None:
         """Forget a model's shape: its next request has it learned anew. What waits goes on as it was."""
 
+    def set_endpoints(self, pool: str, endpoints: Sequence[tuple[str, str, bytes | None, bool]]) -> None:
+        """Say which servers a pool has.
+
+        Shape: `endpoints` are (`host:port`, the name that TLS sends and verifies, empty for plain text; the authorities
+        as PEM, None for the system's; whether the server is ready).
+        Raises: ValueError for an address or authorities that cannot be read; the pool then keeps what it had.
+        Cost: servers that stay keep their connections; the GIL is released.
+        """
+
+    def set_bounds(self, pool: str, *, max_rows: int, max_tokens: int, max_bytes: int, timeout_ms: int) -> None:
+        """Give a pool bounds of its own. What waits stays.
+
+        Units: as the class's; `timeout_ms` is how long a request without a deadline of its own waits, such as 60,000.
+        """
+
     def close(self) -> None:
-        """Take nothing more and answer all that waits with UNAVAILABLE. What `next` gave may still be answered."""
+        """Take nothing more and answer all that waits with UNAVAILABLE. What was sent may still be answered."""
+
+    def drain(self, timeout_ms: int) -> bool:
+        """Close, wait for what was sent, and answer the rest of it with UNAVAILABLE.
+
+        Returns: whether all of it had ended in time.
+        """
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
 
-    def waiting(self, pool: str) -> tuple[int, int]:
-        """Rows and bytes that wait for a pool."""
+    def waiting(self, pool: str) -> tuple[int, int, int, int]:
+        """Requests, rows, tokens and bytes that wait for a pool."""
+
+    def metrics_text(self) -> str:
+        """All metrics as Prometheus text.
+
+        Cost: linear in what waits and in the models; the GIL is released.
+        """
 
     def stats(self) -> BatchQueueStats:
         """Counters since the start."""
@@ -1170,62 +1251,47 @@ class BatchQueueStats:
 
     @property
     def refused(self) -> int:
-        """Requests and calls refused because a queue was full."""
+        """Requests that ended with an error, whatever it was."""
 
     @property
     def cancelled(self) -> int:
-        """Requests taken back before they left."""
+        """Requests whose client left or whose time was over."""
 
     @property
     def in_flight(self) -> int:
-        """What the sender has now."""
+        """Batches, calls and models to learn that servers have now."""
+
+    @property
+    def resends(self) -> int:
+        """Batches and calls that went to a second server."""
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """What servers failed, by the name of its gRPC status, such as `UNAVAILABLE`."""
 
 @final
-class ReadyBatch:
-    """Something to send to a server of a pool, as an encoded message of the protocol.
-
-    It is ended exactly once, by `BatchQueue.complete`, `learned` or `fail`.
-    """
+class UnknownModel:
+    """A model that somebody asks for. It is ended exactly once, by `BatchQueue.learned` or `fail`."""
 
     @property
     def id(self) -> int:
         """Names it in the answer."""
 
     @property
-    def kind(self) -> Literal["infer", "call", "learn"]:
-        """A batch, a client's call that is forwarded, or a `ModelConfig` call for `BatchQueue.learned`."""
-
-    @property
-    def method(self) -> str:
-        """The protocol's call, for example `ModelInfer`."""
-
-    @property
     def pool(self) -> str:
-        """Whose servers may do it."""
+        """Whose servers know it."""
 
     @property
     def model(self) -> str:
-        """The model as the pool knows it; empty if the call names none."""
+        """The model as the pool knows it."""
 
     @property
     def version(self) -> str:
         """The model's version; empty lets the server choose."""
 
     @property
-    def rows(self) -> int:
-        """Rows of the batch; 0 for anything else."""
-
-    @property
-    def requests(self) -> int:
-        """Requests in it."""
-
-    @property
     def timeout_ns(self) -> int:
-        """After this many ns nobody waits for it."""
-
-    @property
-    def request(self) -> bytes:
-        """The encoded request message. Cost: a copy at every call; the GIL is held."""
+        """After this nobody waits for it."""
 
 @final
 class BatchServer:

@@ -23,6 +23,7 @@ from forebay._core import (
     ForebayError,
     Gateway,
     GatewayError,
+    LaneSettings,
     Limiter,
     LimitExceeded,
     LimitSpec,
@@ -98,7 +99,9 @@ def raise_gateway_error() -> None:
 
 
 def raise_batch_refused() -> None:
-    BatchAssembler(ModelShape([("x", "FP32", [-1], "required")], ["y"], max_batch_rows=8)).push([], now_ns=0)
+    BatchAssembler(ModelShape([("x", "FP32", [-1], "required")], ["y"], max_batch_rows=8), LaneSettings()).push(
+        [], now_ns=0
+    )
 
 
 def raise_answer_refused() -> None:

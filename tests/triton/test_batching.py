@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import socket
+import subprocess
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,18 @@ import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from forebay._core import BatchServer
-from forebay.batching import BatchQueue, ModelShape, PoolServers, Sender
+from forebay.batching import (
+    BatchQueue,
+    LaneSettings,
+    ModelRules,
+    ModelShape,
+    PoolServers,
+    RaggedInput,
+    RaggedOutput,
+    Sender,
+    Serving,
+)
+from forebay.lab.model_repository import CostModel, ModelChoices
 from forebay.lab.triton import TritonServer, running_triton
 
 VENV = Path(os.environ.get("FOREBAY_TRITON_VENV", Path(__file__).parents[2] / ".venv-triton"))
@@ -73,18 +88,28 @@ def until(done: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def triton() -> Iterator[TritonServer]:
-    with running_triton(VENV, ("identity", "cost")) as server:
+    with running_triton(VENV, ("identity", "cost", "checked")) as server:
         yield server
+
+
+CHECKED = ModelRules(
+    ragged_inputs=(RaggedInput("input_ids", 0, 0.0),),
+    ragged_outputs=(RaggedOutput("echo", 0),),
+    mask_input="attention_mask",
+)
 
 
 @pytest.fixture
 def service(triton: TritonServer) -> Iterator[Service]:
-    yield from serving(triton.grpc_address)
+    with serving(triton.grpc_address) as service:
+        yield service
 
 
-def serving(triton_address: str) -> Iterator[Service]:
+@contextmanager
+def serving(*addresses: str, rules: ModelRules = CHECKED) -> Iterator[Service]:
+    """A batch service in front of these Tritons; `rules` are those of the model `checked`."""
     batches = BatchQueue()
-    sender = Sender(batches, {"pool": PoolServers((triton_address,))})
+    sender = Sender(batches, Serving({"pool": PoolServers(addresses)}, {("pool", "checked"): rules}))
     sender.start()
     front = BatchServer(batches, "127.0.0.1:0", {ID: "pool"})
     client = triton_grpc.InferenceServerClient(front.address)
@@ -92,6 +117,16 @@ def serving(triton_address: str) -> Iterator[Service]:
     client.close()
     sender.stop()
     front.stop()
+
+
+def marked(service: Service, number: int) -> None:
+    """Asks `checked` for rows of one length that only this number has, and proves that they came back."""
+    random = np.random.default_rng(number)
+    ids = random.integers(1, 30_000, (int(random.integers(1, 4)), int(random.integers(4, 200))), np.int64)
+    answer = service.infer("checked", {"input_ids": ids})
+    assert answer.as_numpy("check")[:, 0].tolist() == [zlib.crc32(row.tobytes()) for row in ids]
+    assert answer.as_numpy("length")[:, 0].tolist() == [ids.shape[1]] * len(ids)
+    assert (answer.as_numpy("echo") == ids).all()
 
 
 def request_of(random: np.random.Generator, number: int) -> dict[str, np.ndarray]:
@@ -125,7 +160,7 @@ def test_concurrent_clients_of_mixed_shapes_get_their_own_rows(service: Service)
         list(pool.map(ask, range(len(requests))))
     stats = service.queue.stats()
     assert (stats.requests, stats.in_flight) == (200, 0)
-    assert service.sender.stats.rows == sum(len(next(iter(each.values()))) for each in requests)
+    assert stats.rows == sum(len(next(iter(each.values()))) for each in requests)
 
 
 def test_requests_of_equal_shape_share_batches(service: Service) -> None:
@@ -139,7 +174,7 @@ def test_requests_of_equal_shape_share_batches(service: Service) -> None:
     with ThreadPoolExecutor(32) as pool:
         batch_rows = list(pool.map(ask, range(256)))
     assert max(batch_rows) > 8
-    assert service.sender.stats.batches < 128
+    assert service.queue.stats().batches < 128
 
 
 def test_only_the_asked_outputs_come(service: Service) -> None:
@@ -164,7 +199,11 @@ def test_the_other_calls_of_the_client_work(service: Service) -> None:
     assert client.get_server_metadata(headers=HEADERS).name == "triton"
     assert client.get_model_metadata("cost", headers=HEADERS).inputs[0].name == "input_ids"
     assert client.get_model_config("cost", headers=HEADERS).config.max_batch_size == 64
-    assert {model.name for model in client.get_model_repository_index(headers=HEADERS).models} == {"cost", "identity"}
+    assert {model.name for model in client.get_model_repository_index(headers=HEADERS).models} == {
+        "cost",
+        "checked",
+        "identity",
+    }
     service.infer("cost", {"input_ids": np.ones((1, 1), np.int64)})
     (statistics,) = client.get_inference_statistics("cost", headers=HEADERS).model_stats
     assert statistics.inference_count >= 1
@@ -181,7 +220,6 @@ ONE = np.ones((1, 1), np.int64)
         ("cost", {"ids": ONE}, r"no input `ids`; it takes `input_ids` INT64 \[1 to 64 rows, any\]"),
         ("cost", {}, "`input_ids` is missing"),
         ("cost", {"input_ids": np.ones((0, 4), np.int64)}, "has no rows"),
-        ("cost", {"input_ids": np.ones((65, 1), np.int64)}, "65 rows, but one batch of the model has at most 64"),
         ("identity", {"numbers": ONE, "values": np.ones((2, 1), np.float32)}, "needs? the same"),
         ("identity", {}, r"has no input; the model takes `values` FP32 \[1 to 64 rows, any\] \(optional\)"),
         ("nowhere", {"input_ids": ONE}, "nowhere"),
@@ -203,19 +241,24 @@ def test_an_unknown_version_and_an_unknown_output_are_refused(service: Service) 
     service.infer("cost", {"input_ids": ONE}, model_version="1")
 
 
-def test_shared_memory_and_streams_are_refused_clearly(service: Service) -> None:
+def test_shared_memory_and_control_are_refused_clearly(service: Service) -> None:
     tensor = triton_grpc.InferInput("input_ids", [1, 1], "INT64")
     tensor.set_shared_memory("region", 8)
     with pytest.raises(InferenceServerException, match="lies in shared memory"):
         service.client.infer("cost", [tensor], headers=HEADERS)
     with pytest.raises(InferenceServerException, match="not offered"):
         service.client.register_system_shared_memory("region", "/r", 8, headers=HEADERS)
-    streamed: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    service.client.start_stream(lambda **ended: streamed.put(ended["error"]), headers=HEADERS)
-    assert "send one `ModelInfer` for every request" in str(streamed.get(timeout=WAIT_S))
-    service.client.stop_stream()
     with pytest.raises(InferenceServerException, match="server's own settings"):
         service.client.unload_model("cost", headers=HEADERS)
+
+
+def test_a_stream_is_passed_on(service: Service) -> None:
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    service.client.start_stream(lambda result, error: answers.put(error or result), headers=HEADERS)
+    for number in range(1, 4):
+        service.client.async_stream_infer("cost", tensors({"input_ids": ONE * number}))
+        assert answers.get(timeout=WAIT_S).as_numpy("id_sum").tolist() == [[number]]
+    service.client.stop_stream()
 
 
 def test_without_a_mark_nothing_is_read(service: Service) -> None:
@@ -224,57 +267,188 @@ def test_without_a_mark_nothing_is_read(service: Service) -> None:
             service.client.infer("cost", tensors({"input_ids": ONE}), headers=headers)
 
 
+def test_requests_of_mixed_lengths_share_batches_and_get_their_own_rows(service: Service) -> None:
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda number: marked(service, number), range(300)))
+    stats = service.queue.stats()
+    assert stats.requests == 300
+    assert stats.batches < 150
+
+
+def test_more_rows_than_a_batch_has_are_answered_as_one(service: Service) -> None:
+    ids = np.arange(130 * 4, dtype=np.int64).reshape(130, 4)
+    answer = service.infer("cost", {"input_ids": ids})
+    assert (answer.as_numpy("id_sum")[:, 0] == ids.sum(axis=1)).all()
+
+
+def test_rules_that_do_not_fit_the_model_are_told(triton: TritonServer) -> None:
+    for rules, words in [
+        (ModelRules(ragged_inputs=(RaggedInput("ids", 0, 0.0),)), r"names input `ids`, but the model has `input_ids`"),
+        (ModelRules(ragged_outputs=(RaggedOutput("check", 0),)), r"dimension 0 of output `check` is 1 in the model"),
+        (ModelRules(max_batch_rows=65), r"`max_batch_rows` 65, but the model takes at most 64"),
+    ]:
+        with serving(triton.grpc_address, rules=rules) as one:
+            with pytest.raises(InferenceServerException, match=f"FAILED_PRECONDITION.*{words}"):
+                marked(one, 1)
+            one.infer("cost", {"input_ids": ONE})
+
+
+def outstanding(service: Service) -> list[str]:
+    return [line for line in service.queue.metrics_text().splitlines() if line.startswith("forebay_endpoint_tokens{")]
+
+
 def test_a_client_that_leaves_is_taken_out_of_the_queue() -> None:
-    batches = BatchQueue()  # nobody sends, so that what is asked stays queued
+    batches = BatchQueue()
     shape = ModelShape([("input_ids", "INT64", [-1], "required")], ["id_sum"], max_batch_rows=64)
-    batches.set_model("pool", "cost", "", shape, instances=1, slots=1)
+    batches.set_model("pool", "cost", "", shape, LaneSettings(instances=1, slots=1))
     front = BatchServer(batches, "127.0.0.1:0", {ID: "pool"})
-    with triton_grpc.InferenceServerClient(front.address) as client:
+    with socket.create_server(("127.0.0.1", 0)) as silent, triton_grpc.InferenceServerClient(front.address) as client:
+        # The first request takes the only slot of a server that never answers, so that the second stays queued.
+        batches.set_endpoints("pool", [(f"127.0.0.1:{silent.getsockname()[1]}", "", None, True)])
+        client.async_infer("cost", tensors({"input_ids": ONE}), lambda *_: None, headers=HEADERS)
+        until(lambda: batches.stats().in_flight == 1)
         call = client.async_infer("cost", tensors({"input_ids": ONE}), lambda *_: None, headers=HEADERS)
-        until(lambda: batches.waiting("pool") == (1, 8))
+        until(lambda: batches.waiting("pool")[0] == 1)
         call.cancel()
         until(lambda: batches.stats().cancelled == 1)
-        assert batches.waiting("pool") == (0, 0)
+        assert batches.waiting("pool") == (0, 0, 0, 0)
         assert batches.next(0) is None
     batches.close()
     front.stop()
 
 
-def test_a_killed_triton_is_unavailable_and_a_new_one_is_found() -> None:
-    with running_triton(VENV, ("cost",)) as server:
-        service = serving(server.grpc_address)
-        one = next(service)
+def killed(server: TritonServer) -> Callable[[], None]:
+    """Kills a Triton with all its processes. Returns what starts it again, at the same address."""
+    process = Path("/proc") / str(server.pid)
+    command = process.joinpath("cmdline").read_bytes().split(b"\0")[:-1]
+    environment = dict(line.split(b"=", 1) for line in process.joinpath("environ").read_bytes().split(b"\0") if line)
+    os.killpg(server.pid, signal.SIGKILL)
+
+    def again() -> None:
+        RESTARTED.append(
+            subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        )  # fmt: skip
+
+    return again
+
+
+RESTARTED: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def _restarted_end() -> Iterator[None]:
+    yield
+    while RESTARTED:
+        process = RESTARTED.pop()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_killed_triton_is_unavailable_and_is_used_again_when_it_is_back() -> None:
+    with running_triton(VENV, ("cost",)) as server, serving(server.grpc_address) as one:
         one.infer("cost", {"input_ids": ONE})
-        os.killpg(server.pid, signal.SIGKILL)
+        again = killed(server)
         for _ in range(3):
             with pytest.raises(InferenceServerException, match=r"UNAVAILABLE.*no server of pool `pool` is available"):
                 one.infer("cost", {"input_ids": ONE})
-        with running_triton(VENV, ("cost",)) as second:
-            one.sender.set_servers({"pool": PoolServers((second.grpc_address,))})
-            one.infer("cost", {"input_ids": ONE})
-        next(service, None)
+        (endpoint,) = one.sender.endpoints()["pool"]
+        until(lambda: endpoint.health.ready is False)
+        again()
+        until(lambda: endpoint.health.ready is True)
+        one.infer("cost", {"input_ids": ONE})
 
 
-def test_every_request_in_flight_is_answered_when_triton_is_killed() -> None:
-    with running_triton(VENV, ("cost",)) as server:
-        service = serving(server.grpc_address)
-        one = next(service)
-        ids = np.arange(64, dtype=np.int64)
+def test_a_model_that_changed_while_its_triton_was_away_is_learned_anew() -> None:
+    with running_triton(VENV, ("cost",)) as server, serving(server.grpc_address) as one:
+        one.infer("cost", {"input_ids": ONE})
+        config = Path(repository_of(server), "cost", "config.pbtxt")
+        again = killed(server)
+        text = config.read_text()
+        assert "max_batch_size: 64" in text
+        config.write_text(text.replace("max_batch_size: 64", "max_batch_size: 2"))
+        (endpoint,) = one.sender.endpoints()["pool"]
+        until(lambda: endpoint.health.ready is False)
+        again()
+        until(lambda: endpoint.health.ready is True)
+        with pytest.raises(InferenceServerException, match="1 to 2 rows"):
+            one.infer("cost", {"ids": ONE})
+        one.infer("cost", {"input_ids": ONE})
+
+
+def repository_of(server: TritonServer) -> str:
+    command = Path("/proc", str(server.pid), "cmdline").read_bytes().split(b"\0")
+    (argument,) = [part for part in command if part.startswith(b"--model-repository=")]
+    return argument.partition(b"=")[2].decode()
+
+
+def test_every_request_is_answered_or_told_to_come_again_when_one_of_two_tritons_dies() -> None:
+    choices = ModelChoices(cost=CostModel())
+    with (
+        running_triton(VENV, ("checked",), choices) as first,
+        running_triton(VENV, ("checked",), choices) as second,
+        serving(first.grpc_address, second.grpc_address) as one,
+    ):
+        endpoints = one.sender.endpoints()["pool"]
+        until(lambda: all(each.health.ready for each in endpoints))
+        died, back = threading.Event(), threading.Event()
+
+        def ask(number: int) -> bool:
+            try:
+                marked(one, number)
+            except InferenceServerException as error:
+                if "UNAVAILABLE" not in str(error):
+                    raise
+                return False
+            return True
+
+        def kill_and_restart() -> None:
+            until(lambda: one.queue.stats().requests > 200)
+            again = killed(first)
+            until(lambda: endpoints[0].health.ready is False)
+            died.set()
+            again()
+            until(lambda: endpoints[0].health.ready is True)
+            back.set()
+
+        with ThreadPoolExecutor(17) as pool:
+            killing = pool.submit(kill_and_restart)
+            answered, number = [], 0
+            while not back.is_set() or number < 600:
+                answered += pool.map(ask, range(number, number + 100))
+                number += 100
+                assert not killing.done() or killing.exception() is None
+        killing.result()
+        # A batch goes to the other server, so that hardly anybody notices; who does may come again.
+        assert answered.count(False) <= 64
+        assert one.queue.stats().resends > 0
+        assert one.queue.stats().in_flight == 0
+        assert {line.rpartition(" ")[2] for line in outstanding(one)} == {"0"}
+        marked(one, number)
+
+
+def test_every_request_in_flight_is_told_when_the_only_triton_dies() -> None:
+    with running_triton(VENV, ("checked",)) as server, serving(server.grpc_address) as one:
 
         def ask(number: int) -> bool:
             if number == 100:
                 os.killpg(server.pid, signal.SIGKILL)
             try:
-                answer = one.infer("cost", {"input_ids": (ids + number)[None]})
+                marked(one, number)
             except InferenceServerException as error:
                 if "UNAVAILABLE" not in str(error):
                     raise
                 return False
-            assert answer.as_numpy("id_sum").tolist() == [[int((ids + number).sum())]]
             return True
 
         with ThreadPoolExecutor(16) as pool:
             answered = list(pool.map(ask, range(200)))
         assert any(answered)
         assert not all(answered)
-        next(service, None)
+
+
+def test_tritons_own_times_are_read(service: Service) -> None:
+    service.infer("cost", {"input_ids": ONE})
+    until(lambda: any(model == "cost" for _, model in service.sender.observed.sums()))

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from forebay.lab.demo_tensors import TensorTarget, compare
+from forebay.lab.demo_stream import StreamTarget, write
+from forebay.lab.demo_tensor_checks import MAX_VECTOR_DIFFERENCE, stream_checks, tensor_checks
+from forebay.lab.demo_tensors import BY_FOREBAY, TensorTarget, compare
+from forebay.lab.fleet import fleet_in_thread
+from forebay.lab.fleet_spec import FleetSpec, Latency
 from forebay.lab.model_repository import write_repository
 from forebay.lab.triton import TritonError, TritonOptions, TritonServer, main, running_triton
 from forebay.lab.triton_install import PACKAGES, TritonInstallError, choose_interpreter, find_install, install
@@ -67,17 +71,37 @@ def test_a_stopped_server_is_gone_and_stopping_twice_is_fine() -> None:
         os.kill(pid, 0)
 
 
-def test_the_demo_compares_vectors_and_reports_a_dead_gateway() -> None:
-    sentences = ["How do I freeze my card?", "Where is my order?", "How long do I boil an egg?", "Hi!"]
-    with running_triton(VENV, ("minilm",)) as server:
-        vocabulary = find_install(VENV).minilm / "vocab.txt"
-        target = TensorTarget(server.grpc_address, server.grpc_address, vocabulary)
-        result = asyncio.run(compare(sentences, target))
+def test_the_demo_tells_ways_apart_and_reports_a_dead_gateway() -> None:
+    models = ("minilm", "queued_minilm", "cost", "queued_cost")
+    spec = FleetSpec(models=("minilm",), latency=Latency(time_scale=0.0))
+    with running_triton(VENV, models) as server, fleet_in_thread(spec) as fleet:
+        address = server.grpc_address
+        # Triton itself in place of the gateway's gRPC, and a fleet that invents its vectors in place of OpenAI's.
+        target = TensorTarget(
+            address, address, fleet.base_url, "http://127.0.0.1:1", find_install(VENV).minilm / "vocab.txt", key="k",
+            sentences=12, clients=4, costly_sentences=24, costly_clients=4,
+        )  # fmt: skip
+        result = asyncio.run(compare(target))
         assert result.error == ""
-        assert result.max_abs_difference is not None
-        assert result.max_abs_difference <= 1e-5
-        assert result.direct is not None
-        assert result.direct.mean_batch_rows == 1.0
-        refused = asyncio.run(compare(sentences, replace(target, gateway_grpc=f"127.0.0.1:{server.ports.metrics}")))
+        assert result.differences[BY_FOREBAY] <= MAX_VECTOR_DIFFERENCE
+        assert max(result.differences.values()) > 1e-2
+        assert [done.rows for done in result.passes] == [12, 12, 12, 12]
+        assert [done.rows for done in result.costly] == [24, 24]
+        assert result.costly[1].mean_batch_rows == 1.0
+        assert result.wrong_sums == 0
+        held = [check.held for check in tensor_checks(result)]
+        assert held == [False, True, False]
+        refused = asyncio.run(compare(replace(target, gateway_grpc=f"127.0.0.1:{server.ports.metrics}")))
         assert "UNAVAILABLE" in refused.error
+        assert len(refused.passes) == 2
+        with fleet_in_thread(replace(spec, embedding_dims=8)) as narrow:
+            narrowed = asyncio.run(compare(replace(target, base_url=narrow.base_url)))
+        assert narrowed.error == "the gateway answered with (12, 8), and Triton with (12, 384)"
     assert all("==" in package for package in PACKAGES)
+
+
+def test_the_demo_writes_nothing_without_a_gateway_and_says_why() -> None:
+    with running_triton(VENV, ("writer",)) as server, fleet_in_thread(FleetSpec(models=("other",))) as fleet:
+        result = asyncio.run(write(StreamTarget(server.grpc_address, fleet.base_url, key="k", leaving_key="k")))
+    assert "writer" in result.error
+    assert [check.held for check in stream_checks(result, None, "acme")] == [False, False]

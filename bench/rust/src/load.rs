@@ -12,7 +12,7 @@ use std::{rc::Rc, sync::Arc};
 use tokio::{sync::Semaphore, task::LocalSet};
 
 use self::{connection::Connection, plan::Plan, report::Tally, supply::Supply};
-use crate::{args::Args, error::BenchError};
+use crate::{args::Args, child::own_cpu_s, error::BenchError};
 
 /// Connections that may await their first answer at once: more would overrun a listener's backlog of 128 and time the
 /// kernel's retries instead.
@@ -78,14 +78,6 @@ async fn work(shared: Rc<Shared>) {
             Err(reason) => shared.tally.error(reason),
         }
     }
-}
-
-/// CPU of this thread, the only busy one; it tells whether the generator was the bottleneck. 0 where Linux does not say.
-fn own_cpu_s() -> f64 {
-    std::fs::read_to_string("/proc/self/schedstat")
-        .ok()
-        .and_then(|text| text.split(' ').next()?.parse::<f64>().ok())
-        .map_or(0.0, |ns| ns / 1e9)
 }
 
 // === impl Shared ===

@@ -1,12 +1,14 @@
-//! Owns the choice of a subcommand: `upstream`, `echo` or `load`.
+//! Owns the choice of a subcommand: `upstream`, `echo`, `load`, `infer` or `assemble`.
 //! Must not know how any of them works.
 //! On failure: one line on standard error and status 2; a debug build is refused before anything starts.
 
 mod args;
+mod assemble;
 mod child;
 mod echo;
 mod error;
 mod http1;
+mod infer;
 mod latency;
 mod load;
 mod log_sink;
@@ -38,6 +40,11 @@ fn run(mut words: impl Iterator<Item = String>) -> Result<(), BenchError> {
         "upstream" => upstream::run(args),
         "echo" => echo::run(args),
         "load" => load::run(args),
-        other => Err(BenchError::option(other, "is not a command; say `upstream`, `echo` or `load`")),
+        "infer" => infer::run(args),
+        "assemble" => assemble::run(args),
+        other => Err(BenchError::option(
+            other,
+            "is not a command; say `upstream`, `echo`, `load`, `infer` or `assemble`",
+        )),
     }
 }

@@ -18,6 +18,7 @@ from forebay.app.site import Site, running_site
 from forebay.lab.demo import DemoEndpoints, LedgerSource, ModelPrice, run_demo
 from forebay.lab.demo_chat import ChatTarget
 from forebay.lab.demo_report import report
+from forebay.lab.demo_stream import StreamTarget
 from forebay.lab.demo_tensors import TensorTarget
 
 if TYPE_CHECKING:
@@ -64,13 +65,32 @@ def up(arguments: argparse.Namespace) -> int:
 def _curl_lines(site: Site) -> str:
     key = KEYS["acme"]
     body = '{"model":"small-chat","temperature":0,"messages":[{"role":"user","content":"What is a forebay?"}]}'
+    written = '{"model":"writer","max_tokens":40,"stream":true,"messages":[{"role":"user","content":"Tell me"}]}'
+    texts = '{"model":"minilm","input":["What is a forebay?","Where does the water wait?"]}'
+    ids = '{"inputs":[{"name":"input_ids","shape":[1,4],"datatype":"INT64","data":[101,7592,2088,102]}]}'
+    send = f"-H 'authorization: Bearer {key}' -H 'content-type: application/json'"
     return "\n".join(
         [
             f"forebay runs at {site.base_url}; the policy is {POLICY}",
             "try it, twice, and see `x-forebay-cache` change from miss to hit:",
             "",
-            f"  curl -si {site.base_url}/v1/chat/completions -H 'authorization: Bearer {key}' \\",
-            f"    -H 'content-type: application/json' -d '{body}'",
+            f"  curl -si {site.base_url}/v1/chat/completions {send} \\",
+            f"    -d '{body}'",
+            "",
+            "vectors of a real MiniLM in Triton, by OpenAI's protocol and by KServe's, batched with whoever asks too:",
+            "",
+            f"  curl -s {site.base_url}/v1/embeddings {send} \\",
+            f"    -d '{texts}'",
+            "",
+            f"  curl -s {site.base_url}/v2/models/minilm/infer {send} \\",
+            f"    -d '{ids}'",
+            "",
+            "a text model in Triton, as a chat, streamed:",
+            "",
+            f"  curl -sN {site.base_url}/v1/chat/completions {send} \\",
+            f"    -d '{written}'",
+            "",
+            "what it may use, and what was decided last:",
             "",
             f"  curl -s {site.base_url}/v1/models -H 'authorization: Bearer {key}'",
             "",
@@ -94,20 +114,21 @@ def _endpoints(site: Site) -> DemoEndpoints:
         for model in message.models
         if model.HasField("prices")
     }
-    tensors = None
-    if site.triton and site.triton_vocabulary:
-        tensors = TensorTarget(
-            triton_grpc=site.triton,
-            gateway_grpc=message.envoy.listen_address,
-            vocabulary=site.triton_vocabulary,
-            headers={"authorization": f"Bearer {KEYS['acme']}"},
-        )
+    tensors = TensorTarget(
+        triton_grpc=site.triton,
+        gateway_grpc=message.envoy.listen_address,
+        base_url=site.base_url,
+        admin_url=site.admin_url,
+        vocabulary=site.triton_vocabulary,
+        key=KEYS["acme"],
+    )
     return DemoEndpoints(
         chat=ChatTarget(base_url=site.base_url, keys=KEYS, models=MODELS),
         fleets=site.fleets,
         admin_url=site.admin_url,
         prices=prices,
         tensors=tensors,
+        stream=StreamTarget(site.triton, site.base_url, key=KEYS["acme"], leaving_key=KEYS["bistro"]),
         ledger=LedgerSource(site.ledger, "tenant-day"),
     )
 

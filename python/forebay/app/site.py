@@ -34,6 +34,8 @@ __all__ = ["Site", "SiteError", "running_site"]
 
 _READY_S = 60.0
 _STOP_S = 20.0
+# Those of the policy, and the same behind Triton's own batcher, which the demo compares with.
+TRITON_MODELS = ("minilm", "queued_minilm", "cost", "queued_cost", "writer")
 CREDENTIAL_ENV = "FOREBAY_DEMO_POOL_KEY"
 
 
@@ -45,35 +47,38 @@ class SiteError(ForebayError):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What runs and where. `fleets` are base URLs by pool; `triton` is None where none was asked for."""
+    """What runs and where. `fleets` are base URLs by pool; `triton` is the address of its gRPC port."""
 
     policy: LoadedPolicy
     folder: Path
     base_url: str
     admin_url: str
     fleets: Mapping[str, str]
-    triton: str | None
-    triton_vocabulary: Path | None
+    triton: str
+    triton_vocabulary: Path
     ledger: Path
     gateway_pid: int
     envoy_pid: int
 
 
 @contextmanager
-def running_site(policy_file: Path, triton_venv: Path | None, settings: tuple[str, ...] = ()) -> Iterator[Site]:
+def running_site(policy_file: Path, triton_venv: Path, settings: tuple[str, ...] = ()) -> Iterator[Site]:
     """Starts everything that the policy of the demo names and stops it at the end.
 
-    Ports are free ones unless `settings` (`path=value`) fix them. Without `triton_venv` no Triton is started.
+    Ports are free ones unless `settings` (`path=value`) fix them. `triton_venv` is where Triton was installed.
     Raises: SiteError, FleetProcessError, TritonError or EnvoyError where a part does not start.
     """
     credential = secrets.token_urlsafe(24)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forebay-")))
         fleets = {name: stack.enter_context(fleet_process(spec)) for name, spec in demo_fleets(credential).items()}
-        triton = stack.enter_context(running_triton(triton_venv, ("minilm",))) if triton_venv else None
+        triton = stack.enter_context(running_triton(triton_venv, TRITON_MODELS))
+        minilm = find_install(triton_venv).minilm
         ports = dict(zip(("ext_proc", "admin", "batch", "listen", "envoy"), _free_ports(5), strict=True))
         loaded = load(policy_file)
         pools = [pool.name for pool in loaded.message().pools]
+        models = [model.name for model in loaded.message().models]
+        tokenizer = f"models[{models.index('minilm')}].tensors.embeddings.tokens.tokenizer_file"
         chosen = [
             f"gateway.ext_proc_address=127.0.0.1:{ports['ext_proc']}",
             f"gateway.admin_address=127.0.0.1:{ports['admin']}",
@@ -82,10 +87,10 @@ def running_site(policy_file: Path, triton_venv: Path | None, settings: tuple[st
             f"envoy.admin_address=127.0.0.1:{ports['envoy']}",
             f"ledger.directory={folder / 'ledger'}",
             *(f"pools[{pools.index(n)}].endpoints[0].address=127.0.0.1:{f.port}" for n, f in fleets.items()),
+            f"pools[{pools.index('triton')}].endpoints[0].address={triton.grpc_address}",
+            f"{tokenizer}={minilm / 'tokenizer.json'}",
+            *settings,
         ]
-        if triton is not None:
-            chosen.append(f"pools[{pools.index('triton')}].endpoints[0].address={triton.grpc_address}")
-        chosen += settings
         policy = override(loaded, chosen)
         message = policy.message()
         install(render(message, RenderOptions(directory=str(folder))), folder)
@@ -99,8 +104,8 @@ def running_site(policy_file: Path, triton_venv: Path | None, settings: tuple[st
             base_url=f"http://{message.envoy.listen_address}",
             admin_url=f"http://{message.gateway.admin_address}",
             fleets={name: fleet.base_url for name, fleet in fleets.items()},
-            triton=triton.grpc_address if triton else None,
-            triton_vocabulary=find_install(triton_venv).minilm / "vocab.txt" if triton_venv else None,
+            triton=triton.grpc_address,
+            triton_vocabulary=minilm / "vocab.txt",
             ledger=folder / "ledger",
             gateway_pid=gateway,
             envoy_pid=envoy.pid,

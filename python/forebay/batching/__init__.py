@@ -1,22 +1,38 @@
-"""Sends the batches that the gateway assembles to Triton, and learns what its models take."""
+"""Says which servers batches go to, whether they are ready, and what their models take."""
 
 from __future__ import annotations
 
-from forebay.batching.channel import ChannelSettings, ClientTls, PoolServers
-from forebay.batching.seam import BatchQueue, ModelShape, ReadyBatch
-from forebay.batching.sender import Sender
-from forebay.batching.shape import LearnedModel, learned_model
+from forebay.batching.channel import ChannelSettings, ClientTls, Link, PoolServers
+from forebay.batching.endpoints import Endpoint
+from forebay.batching.merge import Mismatch, ServedModel, served_model
+from forebay.batching.rules import ModelRules, RaggedInput, RaggedOutput
+from forebay.batching.seam import BatchQueue, LaneSettings, ModelShape, UnknownModel
+from forebay.batching.sender import Sender, SenderSettings, Serving
+from forebay.batching.shape import ModelDeclared, declared_model
 from forebay.batching.stats import SenderStats
+from forebay.batching.triton import ModelCounts
 
 __all__ = [
     "BatchQueue",
     "ChannelSettings",
     "ClientTls",
-    "LearnedModel",
+    "Endpoint",
+    "LaneSettings",
+    "Link",
+    "Mismatch",
+    "ModelCounts",
+    "ModelDeclared",
+    "ModelRules",
     "ModelShape",
     "PoolServers",
-    "ReadyBatch",
+    "RaggedInput",
+    "RaggedOutput",
     "Sender",
+    "SenderSettings",
     "SenderStats",
-    "learned_model",
+    "ServedModel",
+    "Serving",
+    "UnknownModel",
+    "declared_model",
+    "served_model",
 ]

@@ -1,68 +1,82 @@
-"""Which server of a pool takes the next batch.
+"""The servers of all pools, and how good a choice each is.
 
-Owns what each server has outstanding and when it last failed. Must not know gRPC; `now_ns` is an argument.
-On failure: a server that was not reachable rests for a while; when all rest, the least loaded is tried anyway.
+Owns which servers there are, and their health. Must not know gRPC; `now_ns` is an argument.
+On failure: a server that is away is passed over; when all are, one is tried anyway, and says why.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-# Long enough that a dead server does not attract all batches by being idle, short enough to notice its return.
-REST_NS = 1_000_000_000
+from forebay.batching.health import Health, Lane, Standing
+from forebay.batching.shape import ModelDeclared
 
-Lane = tuple[str, str]
+LinkT = TypeVar("LinkT")
 
 
-@dataclass(slots=True)
-class Endpoint:
-    """One server: `address` is `host:port`; `rows` and `batches` are what it has not answered yet."""
+@dataclass(slots=True, eq=False)
+class Endpoint(Generic[LinkT]):
+    """One server: `link` is how it is asked; `declared` is what it says about models, as read from `configs`."""
 
     address: str
-    rows: int = 0
-    batches: Counter[Lane] = field(default_factory=Counter)
-    rests_until_ns: int = 0
-
-    @contextmanager
-    def holding(self, lane: Lane, rows: int) -> Iterator[None]:
-        """Count a batch as outstanding inside the block."""
-        self.rows += rows
-        self.batches[lane] += 1
-        try:
-            yield
-        finally:
-            self.rows -= rows
-            self.batches[lane] -= 1
-            if not self.batches[lane]:
-                del self.batches[lane]
-
-    def rest(self, now_ns: int) -> None:
-        """Remember that the server was not reachable."""
-        self.rests_until_ns = now_ns + REST_NS
+    link: LinkT
+    health: Health = field(default_factory=Health)
+    declared: dict[Lane, ModelDeclared] = field(default_factory=dict)
+    configs: dict[Lane, bytes] = field(default_factory=dict)
 
 
-class EndpointGroup:
-    """The servers of one pool."""
+class EndpointTable(Generic[LinkT]):
+    """The servers of all pools, for many threads.
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
-        self.endpoints = tuple(endpoints)
+    Cost: each method holds one lock for O(servers of the pool).
+    """
 
-    def pick(self, lane: Lane, max_batches: int | None, now_ns: int) -> Endpoint | None:
-        """Pick the server with the fewest outstanding rows among those that answer and have room.
+    def __init__(self, clock_ns: Callable[[], int], closed: Callable[[LinkT], None]) -> None:
+        self._clock_ns = clock_ns
+        self._closed = closed
+        self._change = threading.Lock()
+        self._pools: dict[str, tuple[Endpoint[LinkT], ...]] = {}
 
-        The queue gives out no more batches than all servers have room for, so a server without room is picked only
-        for a batch that left just before servers were taken away.
+    def replace(self, pools: dict[str, tuple[Endpoint[LinkT], ...]]) -> None:
+        """Put other servers into the pools' place. The links of those that go are closed."""
+        with self._change:
+            kept = {id(each) for group in pools.values() for each in group}
+            gone = [each for each in _distinct(self._pools.values()) if id(each) not in kept]
+            self._pools = pools
+        for each in gone:
+            self._closed(each.link)
 
-        Shape: `lane` is model and version; `max_batches` bounds its batches on one server, None: no bound.
-        Returns: None when there is no server.
-        Cost: O(servers).
-        """
+    def pool(self, name: str) -> tuple[Endpoint[LinkT], ...]:
+        """The servers of a pool; none for one that is not known."""
+        return self._pools.get(name, ())
 
-        def load(each: Endpoint) -> tuple[bool, bool, int]:
-            full = max_batches is not None and each.batches[lane] >= max_batches
-            return (each.rests_until_ns > now_ns, full, each.rows)
+    def pools(self) -> dict[str, tuple[Endpoint[LinkT], ...]]:
+        """All pools."""
+        return dict(self._pools)
 
-        return min(self.endpoints, key=load, default=None)
+    def standings(self, pool: str, lane: Lane) -> list[tuple[Endpoint[LinkT], Standing]]:
+        """How good a choice each server of a pool is for a model now."""
+        with self._change:
+            now_ns = self._clock_ns()
+            return [(each, each.health.standing(lane, now_ns)) for each in self.pool(pool)]
+
+    def best(self, pool: str, lane: Lane) -> Endpoint[LinkT] | None:
+        """Give the server to ask about a model; None: the pool has none."""
+        known = self.standings(pool, lane)
+        return min(known, key=lambda pair: pair[1])[0] if known else None
+
+    def note(self, take: Callable[[], object]) -> None:
+        """Change a server's health under the lock."""
+        with self._change:
+            take()
+
+    def all(self) -> list[Endpoint[LinkT]]:
+        """All servers, each once."""
+        return _distinct(self._pools.values())
+
+
+def _distinct(groups: Iterable[tuple[Endpoint[LinkT], ...]]) -> list[Endpoint[LinkT]]:
+    return list({id(each): each for group in groups for each in group}.values())

@@ -1,4 +1,4 @@
-"""What a client reads when a call to Triton failed.
+"""What a client reads when a model could not be learned.
 
 Owns the mapping from gRPC errors. Must not know queues.
 On failure: closed; Triton's words about a request are passed on, words about connections never: they name addresses.
@@ -7,7 +7,7 @@ On failure: closed; Triton's words about a request are passed on, words about co
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import grpc
 
@@ -35,22 +35,37 @@ class Refused(Exception):
         super().__init__(failure.message)
 
 
-def of_error(error: grpc.aio.AioRpcError, pool: str) -> Failure:
+def of_error(error: grpc.RpcError, pool: str) -> Failure:
     """Tell a failed call to one of the pool's servers."""
-    code = error.code()
+    call = cast("grpc.Call", error)
+    code, words = call.code(), call.details() or ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Failure(code, f"no server of pool `{pool}` answered in time")
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return Failure(code, f"no server of pool `{pool}` is available; try again")
-    words = error.details() or ""
+    if code is grpc.StatusCode.CANCELLED:
+        # Only we cancel: what a server left behind when it went, or the end of the sender.
+        return stopped()
+    # A connection that breaks in the middle of an answer has this code and no words of a model.
+    broken = code is grpc.StatusCode.UNKNOWN and words.startswith("Stream removed")
+    if code is grpc.StatusCode.UNAVAILABLE or broken:
+        return away(pool)
     if not words or _ADDRESS.search(words):
         return Failure(code, f"the call to pool `{pool}` failed ({code.name})")
     return Failure(code, words)
 
 
+def away(pool: str) -> Failure:
+    """Tell that no server of the pool could be reached."""
+    return Failure(grpc.StatusCode.UNAVAILABLE, f"no server of pool `{pool}` is available; try again")
+
+
 def unreached(pool: str) -> Failure:
     """Tell that the pool has no server."""
     return Failure(grpc.StatusCode.UNAVAILABLE, f"pool `{pool}` has no server; try again later")
+
+
+def not_served(pool: str, model: str, why: str) -> Failure:
+    """Tell that the policy and the model do not fit."""
+    return Failure(grpc.StatusCode.FAILED_PRECONDITION, f"model `{model}` of pool `{pool}` is not served: {why}")
 
 
 def stopped() -> Failure:

@@ -5,6 +5,6 @@ Owns nothing. Must not know what the classes do. On failure: ImportError, as the
 
 from __future__ import annotations
 
-from forebay._core import BatchQueue, ModelShape, ReadyBatch
+from forebay._core import BatchQueue, LaneSettings, ModelShape, UnknownModel
 
-__all__ = ["BatchQueue", "ModelShape", "ReadyBatch"]
+__all__ = ["BatchQueue", "LaneSettings", "ModelShape", "UnknownModel"]

@@ -1,223 +1,199 @@
-"""Sends what the batch queue gives to Triton, and brings the answers back.
+"""The servers and models behind a batch queue, which sends to them.
 
-Owns one event loop in a thread of its own, one feeder thread, and the channels. Must not know tensors: messages are
-bytes from end to end. On failure: closed; everything that was taken from the queue is ended exactly once.
+Owns the life of these parts, and what they are replaced by. Must not know tensors or policies.
+On failure: closed; servers that cannot be used change nothing, and what is in flight at the end is told so.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
-import grpc
-from tritonclient.grpc import service_pb2
-
-from forebay.batching import failure
-from forebay.batching.channel import ChannelSettings, ClientTls, PoolServers, open_channel
-from forebay.batching.endpoints import Endpoint, EndpointGroup
-from forebay.batching.seam import BatchQueue, ReadyBatch
-from forebay.batching.shape import LearnedModel, learned_model
+from forebay.batching.channel import ChannelSettings, Link, PoolServers, Server
+from forebay.batching.endpoints import Endpoint, EndpointTable
+from forebay.batching.learner import Learner, LearnerParts
+from forebay.batching.models import ModelKey, Models
+from forebay.batching.observed import Observed
+from forebay.batching.rules import ModelRules
+from forebay.batching.seam import BatchQueue
 from forebay.batching.stats import SenderStats
+from forebay.batching.watcher import Watcher, WatchParts, WatchSettings
 
 _log = logging.getLogger(__name__)
 
-_SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-_FEED_MS = 1000
-# A server that left the policy may end what it has within this.
-_RETIRE_S = 60.0
-# After these the model may not be what it was: its next request has it learned anew.
-_DOUBTFUL = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE)
+_UNAVAILABLE = 14
 
-_Key = tuple[str, str, str]
-_Server = tuple[str, ClientTls | None]
+_Told = tuple[str, str, bytes | None, bool]
 
 
-@dataclass(slots=True)
-class _Pools:
-    """What the loop's thread alone touches."""
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What is served: the servers of each pool, and what was chosen for the models there."""
 
-    groups: dict[str, EndpointGroup] = field(default_factory=dict)
-    channels: dict[_Server, grpc.aio.Channel] = field(default_factory=dict)
-    tls: dict[str, ClientTls | None] = field(default_factory=dict)
-    learned: dict[_Key, LearnedModel] = field(default_factory=dict)
+    pools: Mapping[str, PoolServers]
+    rules: Mapping[ModelKey, ModelRules] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SenderSettings:
+    """How servers are reached and how often they are looked at."""
+
+    channel: ChannelSettings = field(default_factory=ChannelSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
 
 
 class Sender:
-    """The sending side of a `BatchQueue`: start it, change its servers at any time, stop it.
+    """Start it, change what it serves at any time, stop it.
 
-    Cost: two threads; per batch one wake-up and one gRPC call. The GIL is released while a message is built or cut.
+    Cost: a thread for each server, asleep but for a few small calls a second. No batch passes through Python.
     """
 
-    def __init__(
-        self,
-        queue: BatchQueue,
-        servers: Mapping[str, PoolServers],
-        settings: ChannelSettings | None = None,
-    ) -> None:
+    def __init__(self, queue: BatchQueue, serving: Serving, settings: SenderSettings | None = None) -> None:
         self.stats = SenderStats()
+        self.observed = Observed()
         self._queue = queue
-        self._settings = settings or ChannelSettings()
-        self._pools = _Pools()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._first_servers = dict(servers)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._threads: list[threading.Thread] = []
+        self._settings = settings or SenderSettings()
+        self._serving = serving
+        self._table: EndpointTable[Link] = EndpointTable(time.monotonic_ns, Link.close)
+        self.models = Models(queue, self._table)
+        self._endpoints: dict[Server, Endpoint[Link]] = {}
+        self._watchers: dict[Endpoint[Link], Watcher] = {}
+        self._ended: list[Watcher] = []
+        self._announced: dict[str, tuple[_Told, ...]] = {}
+        self._change = threading.Lock()
+        self._learner = Learner(LearnerParts(queue, self._table, self.models, self.stats, self._doubt))
+        self._state = "new"
 
     def start(self) -> None:
-        """Start both threads; return once the sender knows its servers.
+        """Start all threads.
 
         Raises: OSError when an authority's file cannot be read; nothing runs then.
         """
-        self._loop = asyncio.new_event_loop()
-        self._run(self._loop.run_forever, "forebay-sender")
+        self._state = "running"
         try:
-            self.set_servers(self._first_servers)
+            self.serve(self._serving)
         except OSError:
             self.stop(0)
             raise
-        self._run(self._feed, "forebay-feeder")
+        self._learner.start()
 
-    def set_servers(self, servers: Mapping[str, PoolServers]) -> None:
-        """Replace the servers of all pools. What is in flight ends where it is.
+    def serve(self, serving: Serving) -> None:
+        """Serve something else from now on. What is in flight ends where it is.
 
-        Raises: OSError when an authority's file cannot be read; the servers are then the old ones.
+        Raises: OSError when an authority's file cannot be read; what is served is then what was.
         """
-        if self._loop is None:
-            self._first_servers = dict(servers)
+        if self._state != "running":
+            self._serving = serving
             return
-        asyncio.run_coroutine_threadsafe(self._replace(dict(servers)), self._loop).result()
+        with self._change:
+            wanted = {Server(address, pool.tls) for pool in serving.pools.values() for address in pool.addresses}
+            opened = self._opened(wanted)
+            new = [each for server, each in opened.items() if server not in self._endpoints]
+            for server in self._endpoints.keys() - wanted:
+                watcher = self._watchers.pop(self._endpoints[server])
+                watcher.stop()
+                self._ended.append(watcher)
+            self._endpoints, self._serving = opened, serving
+            self._table.replace(
+                {
+                    name: tuple(opened[Server(address, pool.tls)] for address in pool.addresses)
+                    for name, pool in serving.pools.items()
+                }
+            )
+            self.observed.keep({server.address for server in wanted})
+            self._ended = [watcher for watcher in self._ended if watcher.alive]
+            for each in new:
+                self._watchers[each] = self._watcher(each)
+        self.models.replace(serving.rules)
+        self._announce()
+        for each in new:
+            self._watchers[each].start()
 
     def stop(self, drain_ms: int = 10_000) -> None:
         """Close the queue, wait at most `drain_ms` for what is in flight, fail the rest. Safe to call twice."""
         self._queue.close()
-        loop, self._loop = self._loop, None
-        if loop is None:
+        if self._state != "running":
             return
-        for feeder in self._threads[1:]:
-            feeder.join()
-        asyncio.run_coroutine_threadsafe(self._drain(drain_ms / 1000), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        self._threads[0].join()
-        loop.close()
+        self._state = "stopped"
+        self._queue.drain(drain_ms)
+        watchers = [*self._watchers.values(), *self._ended]
+        for watcher in watchers:
+            watcher.stop()
+        for each in self._table.all():
+            each.link.close()
+        self._learner.join()
+        for watcher in watchers:
+            watcher.join()
 
-    def _run(self, target: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+    @property
+    def serving(self) -> Serving:
+        """What is served now."""
+        return self._serving
 
-    def _feed(self) -> None:
-        """Carry work from the queue into the loop, until the queue is closed."""
-        loop = self._loop
-        while loop is not None and not self._queue.closed:
-            ready = self._queue.next(_FEED_MS)
-            if ready is not None:
-                loop.call_soon_threadsafe(self._take, ready)
+    def endpoints(self) -> dict[str, tuple[Endpoint[Link], ...]]:
+        """The servers of each pool, as they are now."""
+        return self._table.pools()
 
-    def _take(self, ready: ReadyBatch) -> None:
-        self._keep(asyncio.get_running_loop().create_task(self._do(ready)))
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        """Hold a task until it ends, since the loop holds it weakly."""
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _do(self, ready: ReadyBatch) -> None:
-        """End one piece of work, whatever happens."""
+    def _opened(self, wanted: set[Server]) -> dict[Server, Endpoint[Link]]:
+        """Give all servers, those that are new with links of their own, or none."""
+        opened = {server: each for server, each in self._endpoints.items() if server in wanted}
+        new = sorted((server for server in wanted if server not in opened), key=lambda server: server.address)
+        links: list[Link] = []
         try:
-            response = await self._call(ready)
-            if ready.kind == "learn":
-                self._learn(ready, response)
-            else:
-                self._queue.complete(ready.id, response)
-        except grpc.aio.AioRpcError as error:
-            self._fail(ready, failure.of_error(error, ready.pool))
-        except failure.Refused as refused:
-            self._fail(ready, refused.failure)
-        except asyncio.CancelledError:
-            self._fail(ready, failure.stopped())
-        except ValueError as error:
-            self._fail(ready, failure.broken(str(error)))
-        except Exception:  # noqa: BLE001 - a client must not wait for a fault of ours
-            _log.exception("a batch could not be sent")
-            self._fail(ready, failure.broken("the gateway failed to send this request"))
+            for server in new:
+                links.append(Link(server, self._settings.channel))  # noqa: PERF401 - those before a failure are closed
+        except OSError:
+            for link in links:
+                link.close()
+            raise
+        return opened | {link.server: Endpoint(link.server.address, link) for link in links}
 
-    async def _call(self, ready: ReadyBatch) -> bytes:
-        key = (ready.pool, ready.model, ready.version)
-        endpoint = self._pick(ready, key)
-        if endpoint is None:
-            raise failure.Refused(failure.unreached(ready.pool))
-        self._count(ready)
-        channel = self._pools.channels[endpoint.address, self._pools.tls[ready.pool]]
-        call = channel.unary_unary(f"/{_SERVICE}/{ready.method}", request_serializer=None, response_deserializer=None)
-        with endpoint.holding(key[1:], ready.rows):
-            try:
-                response: bytes = await call(ready.request, timeout=max(ready.timeout_ns, 1_000_000) / 1e9)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    endpoint.rest(time.monotonic_ns())
-                raise
-        return response
+    def _watcher(self, endpoint: Endpoint[Link]) -> Watcher:
+        parts = WatchParts(self._table, self.models, self.observed, time.monotonic_ns, self._changed)
+        return Watcher(endpoint, parts, self._settings.watch)
 
-    def _pick(self, ready: ReadyBatch, key: _Key) -> Endpoint | None:
-        group = self._pools.groups.get(ready.pool)
-        if group is None:
-            return None
-        learned = self._pools.learned.get(key) if ready.kind == "infer" else None
-        return group.pick(key[1:], learned.instances + 1 if learned else None, time.monotonic_ns())
+    def _doubt(self, pool: str, address: str, grpc_code: int) -> None:
+        """Have a server looked at now; one that was not reached counts no more."""
+        for endpoint in self._table.pool(pool):
+            if endpoint.address != address:
+                continue
+            if grpc_code == _UNAVAILABLE:
+                self._table.note(partial(endpoint.health.failed, time.monotonic_ns()))
+                self._changed(endpoint)
+            watcher = self._watchers.get(endpoint)
+            if watcher is not None:
+                watcher.ask_now()
 
-    def _count(self, ready: ReadyBatch) -> None:
-        if ready.kind == "infer":
-            self.stats.batches += 1
-            self.stats.rows += ready.rows
-            self.stats.requests += ready.requests
-        elif ready.kind == "call":
-            self.stats.calls += 1
+    def _changed(self, endpoint: Endpoint[Link]) -> None:
+        """Let the queue know what follows for the pools of a server."""
+        for name, group in self._table.pools().items():
+            if endpoint in group:
+                self.models.publish_pool(name)
+        self._announce()
 
-    def _learn(self, ready: ReadyBatch, response: bytes) -> None:
-        learned = learned_model(response)
-        self._pools.learned[ready.pool, ready.model, ready.version] = learned
-        instances, slots = self._capacity(ready.pool, learned)
-        self.stats.learned += 1
-        self._queue.learned(ready.id, learned.shape, instances=instances, slots=slots)
+    def _announce(self) -> None:
+        """Tell the queue which servers there are, where that changed."""
+        with self._change:
+            pools = self._table.pools()
+            for name in self._announced.keys() - pools.keys():
+                self._queue.set_endpoints(name, [])
+                del self._announced[name]
+            for name, group in pools.items():
+                now = tuple(_told(each) for each in group)
+                if self._announced.get(name) == now:
+                    continue
+                self._announced[name] = now
+                try:
+                    self._queue.set_endpoints(name, list(now))
+                except ValueError as error:
+                    # The pool keeps the servers that it had, and an unreadable one is never ready.
+                    _log.error("%s", error)
 
-    def _capacity(self, pool: str, learned: LearnedModel) -> tuple[int, int]:
-        servers = max(1, len(self._pools.groups[pool].endpoints)) if pool in self._pools.groups else 1
-        return learned.instances * servers, (learned.instances + 1) * servers
 
-    def _fail(self, ready: ReadyBatch, reason: failure.Failure) -> None:
-        self.stats.failures[reason.code.name] += 1
-        if ready.kind == "infer" and reason.code in _DOUBTFUL:
-            self._queue.forget(ready.pool, ready.model, ready.version)
-        self._queue.fail(ready.id, reason.number, reason.message)
-
-    async def _replace(self, servers: Mapping[str, PoolServers]) -> None:
-        pools = self._pools
-        wanted = {(address, pool.tls) for pool in servers.values() for address in pool.addresses}
-        opened = {server: pools.channels.get(server) or open_channel(*server, self._settings) for server in wanted}
-        retired = [channel for server, channel in pools.channels.items() if server not in wanted]
-        known = {endpoint.address: endpoint for group in pools.groups.values() for endpoint in group.endpoints}
-        pools.channels = opened
-        pools.tls = {name: pool.tls for name, pool in servers.items()}
-        pools.groups = {
-            name: EndpointGroup([known.setdefault(address, Endpoint(address)) for address in pool.addresses])
-            for name, pool in servers.items()
-        }
-        for key, learned in pools.learned.items():
-            instances, slots = self._capacity(key[0], learned)
-            self._queue.set_model(*key, learned.shape, instances=instances, slots=slots)
-        for channel in retired:
-            self._keep(asyncio.get_running_loop().create_task(channel.close(grace=_RETIRE_S)))
-
-    async def _drain(self, drain_s: float) -> None:
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=drain_s)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
-        for channel in self._pools.channels.values():
-            await channel.close(grace=None)
+def _told(endpoint: Endpoint[Link]) -> _Told:
+    link = endpoint.link
+    return (endpoint.address, link.server.name, link.authorities, endpoint.health.ready is not False)

@@ -1,36 +1,57 @@
 """What a model takes, read from Triton's own configuration of it.
 
-Owns the reading of `ModelConfig`. Must not know queues or the network.
+Owns the reading of `ModelConfig`. Must not know queues, rules or the network.
 On failure: ValueError for a configuration that cannot be read; the model is then not served.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from forebay.batching.seam import ModelShape
-
 # tritonclient's messages carry no types.
 _Message = Any
-_ANY = -1
+ANY = -1
 
 
 @dataclass(frozen=True, slots=True)
-class LearnedModel:
-    """A model's shape, and how many batches one server runs at the same time.
+class TensorDeclared:
+    """One tensor: `datatype` as the protocol writes it, such as `BYTES`; `dims` behind the rows, -1 for any size."""
 
-    `instances` 2: a server with two instances has at most three batches of ours, so that none waits for the wire.
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    presence: str = "required"
+
+    def __str__(self) -> str:
+        dims = ", ".join("any" if dim == ANY else str(dim) for dim in self.dims)
+        return f"`{self.name}` {self.datatype} [{dims}]"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDeclared:
+    """What a server says about a model.
+
+    `max_batch_rows` 64; 0: requests pass one by one, for the reason that `alone` gives.
+    `instances` 2: one server runs two batches at once. `preferred_rows`: Triton's own preferred batch sizes.
     """
 
-    shape: ModelShape
+    inputs: tuple[TensorDeclared, ...]
+    outputs: tuple[TensorDeclared, ...]
+    max_batch_rows: int
     instances: int
+    preferred_rows: tuple[int, ...] = ()
+    alone: str = ""
+
+    def same_form(self, other: ModelDeclared) -> bool:
+        """Whether requests for one may go to the other: all is equal but how much runs at once."""
+        return self == replace(other, instances=self.instances)
 
 
-def learned_model(response: bytes) -> LearnedModel:
+def declared_model(response: bytes) -> ModelDeclared:
     """Read the model that an encoded `ModelConfigResponse` describes.
 
     Models whose requests belong together (sequences), answer more than once (decoupled) or carry inputs without a
@@ -43,32 +64,40 @@ def learned_model(response: bytes) -> LearnedModel:
     except DecodeError as error:
         raise ValueError(f"the model's configuration cannot be read: {error}") from error
     rows = max(config.max_batch_size, 0)
-    alone = (
-        config.HasField("sequence_batching")
-        or config.model_transaction_policy.decoupled
-        or any(tensor.is_shape_tensor or tensor.is_non_linear_format_io for tensor in config.input)
+    alone = _alone(config)
+    # A batch dimension that exists but is not counted is one that may have any size.
+    batch = (ANY,) if alone and rows else ()
+    return ModelDeclared(
+        inputs=tuple(_tensor(each, () if each.is_shape_tensor else batch) for each in config.input),
+        outputs=tuple(_tensor(each, batch) for each in config.output),
+        max_batch_rows=0 if alone else rows,
+        instances=_instances(config),
+        preferred_rows=tuple(sorted({size for size in config.dynamic_batching.preferred_batch_size if size > 0})),
+        alone=alone,
     )
-    inputs = [
-        (tensor.name, _datatype(tensor.data_type), _dims(tensor, rows if alone else 0), _presence(tensor))
-        for tensor in config.input
-    ]
-    shape = ModelShape(inputs, [tensor.name for tensor in config.output], max_batch_rows=0 if alone else rows)
-    return LearnedModel(shape, _instances(config))
 
 
-def _datatype(number: int) -> str:
-    name = str(model_config_pb2.DataType.Name(number)).removeprefix("TYPE_")
+def _alone(config: _Message) -> str:
+    """Why requests cannot share a batch; empty: they can."""
+    if config.HasField("sequence_batching"):
+        return "its requests belong to sequences"
+    if config.model_transaction_policy.decoupled:
+        return "it is decoupled"
+    if any(tensor.is_shape_tensor or tensor.is_non_linear_format_io for tensor in config.input):
+        return "it has inputs without a batch dimension"
+    return "" if config.max_batch_size > 0 else "its `max_batch_size` is 0"
+
+
+def _tensor(tensor: _Message, batch: tuple[int, ...]) -> TensorDeclared:
+    presence = "optional" if getattr(tensor, "optional", False) else "required"
+    return TensorDeclared(tensor.name, _datatype(tensor), (*batch, *tensor.dims), presence)
+
+
+def _datatype(tensor: _Message) -> str:
+    name = str(model_config_pb2.DataType.Name(tensor.data_type)).removeprefix("TYPE_")
+    if name == "INVALID":
+        raise ValueError(f"the model's tensor `{tensor.name}` has datatype `{name}`, which the protocol does not have")
     return "BYTES" if name == "STRING" else name
-
-
-def _dims(tensor: _Message, rows: int) -> list[int]:
-    """Give the dimensions as a request has them, with a batch dimension where it exists but is not counted."""
-    batch = [_ANY] if rows and not tensor.is_shape_tensor else []
-    return [*batch, *tensor.dims]
-
-
-def _presence(tensor: _Message) -> str:
-    return "optional" if tensor.optional else "required"
 
 
 def _instances(config: _Message) -> int:

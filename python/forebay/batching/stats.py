@@ -1,34 +1,21 @@
-"""What a sender has done, as plain numbers.
+"""What a sender has learned, as a plain number.
 
-Owns the counters. Must not know metrics systems. On failure: not applicable.
+Owns the counter. Must not know metrics systems; what was sent is counted by the queue. On failure: not applicable.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+import threading
 
 
-@dataclass(slots=True)
 class SenderStats:
-    """Counters since the start. Counted in the sender's thread; read anywhere, each number by itself is exact.
+    """Counters since the start, safe for threads: `learned` are models that a client's request had read."""
 
-    `failures` counts batches and calls by the name of their gRPC status, such as `UNAVAILABLE`.
-    """
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.learned = 0
 
-    batches: int = 0
-    rows: int = 0
-    requests: int = 0
-    calls: int = 0
-    learned: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def mean_batch_rows(self) -> float:
-        """Rows of a batch on average; 0.0 before the first."""
-        return self.rows / self.batches if self.batches else 0.0
-
-    @property
-    def mean_batch_requests(self) -> float:
-        """Requests of a batch on average; 0.0 before the first."""
-        return self.requests / self.batches if self.batches else 0.0
+    def learnt(self) -> None:
+        """Count a model that was read."""
+        with self._lock:
+            self.learned += 1

@@ -1,4 +1,4 @@
-"""Envoy's own failures in the error shape of the API that was called: OpenAI's, or Anthropic's for messages.
+"""Envoy's own failures in the error shape of the API that was called: OpenAI's, Anthropic's for messages, or KServe's.
 
 Owns: which local reply of Envoy becomes which status, type, code and message.
 Must not know: the gateway's own refusals; those are immediate responses, already in that shape, and left alone.
@@ -6,7 +6,8 @@ On failure: a reply that no rule knows keeps Envoy's plain text, never a wrong c
 
 A reply is told by `%RESPONSE_CODE_DETAILS%` (Envoy's docs, "response code details"), read with CEL: response flags
 cannot tell a 413 from a bad path. gRPC callers are left out, because Envoy writes their `grpc-status` itself.
-Which API was called is told by the path: `/v1/messages`, and wherever the policy has a route of the operation MESSAGES.
+Which API was called is told by the path: `/v1/messages`, and wherever the policy has a route of the operation MESSAGES;
+KServe's where it has one of KSERVE over HTTP.
 The rest of the configuration takes new routes without a restart; a path that is new here waits for Envoy's next start.
 """
 
@@ -23,7 +24,16 @@ from forebay.policy._pb.policy_pb2 import Route
 if TYPE_CHECKING:
     from forebay.policy._pb.policy_pb2 import Policy
 
-__all__ = ["RULES", "Rule", "body_of", "local_reply_config", "messages_body_of", "messages_error"]
+__all__ = [
+    "RULES",
+    "Rule",
+    "body_of",
+    "is_kserve_http",
+    "kserve_error",
+    "local_reply_config",
+    "messages_body_of",
+    "messages_error",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,26 +175,42 @@ def messages_error(kind: str, message: str) -> str:
     return json.dumps({"type": "error", "error": {"type": kind, "message": message}}, separators=(",", ":"))
 
 
+def kserve_error(message: str) -> str:
+    """Give an error in the shape of KServe v2's HTTP protocol."""
+    return json.dumps({"error": message}, separators=(",", ":"))
+
+
+def is_kserve_http(route: Route) -> bool:
+    """Tell whether a route is KServe's over HTTP: below `/v2`, where its gRPC form has the service's name."""
+    return route.operation == Route.KSERVE and (route.path or route.path_prefix).startswith("/v2")
+
+
 def local_reply_config(policy: Policy) -> dict[str, Any]:
     """Give `local_reply_config` of the connection manager.
 
     The gateway's own answers pass first and unchanged, by filters that cost next to nothing: each rule below is an
-    expression that Envoy evaluates, and an answer from the cache would pay for all of them. The rules of messages look
-    at the path before they evaluate anything.
+    expression that Envoy evaluates, and an answer from the cache would pay for all of them. The rules of messages and
+    of KServe look at the path before they evaluate anything.
     """
-    paths = {"header_filter": {"header": {"name": ":path", "string_match": _messages_paths(policy)}}}
-    messages = [_mapper(rule, messages_body_of(rule), paths) for rule in RULES]
-    return {"mappers": [_OUR_ANSWERS, _OUR_REFUSALS, *messages, *(_mapper(rule, body_of(rule)) for rule in RULES)]}
+    of_messages = [route for route in policy.routes if route.operation == Route.MESSAGES]
+    messages_paths = _paths(of_messages, "/v1/messages")
+    mappers = [_mapper(rule, messages_body_of(rule), messages_paths) for rule in RULES]
+    of_kserve = [route for route in policy.routes if is_kserve_http(route)]
+    if of_kserve:
+        kserve_paths = _paths(of_kserve)
+        mappers += [_mapper(rule, kserve_error(rule.message), kserve_paths) for rule in RULES]
+    mappers += [_mapper(rule, body_of(rule)) for rule in RULES]
+    return {"mappers": [_OUR_ANSWERS, _OUR_REFUSALS, *mappers]}
 
 
-def _messages_paths(policy: Policy) -> dict[str, Any]:
+def _paths(routes: list[Route], *always: str) -> dict[str, Any]:
     # Envoy's `:path` has the query with it.
-    routes = [route for route in policy.routes if route.operation == Route.MESSAGES]
-    whole = {"/v1/messages", *(route.path for route in routes if route.path)}
+    whole = {*always, *(route.path for route in routes if route.path)}
     begun = {route.path_prefix for route in routes if route.path_prefix}
     parts = [f"{re.escape(path)}(\\?.*)?" for path in sorted(whole)]
     parts += [f"{re.escape(path)}.*" for path in sorted(begun)]
-    return {"safe_regex": {"regex": "|".join(parts)}}
+    told = {"name": ":path", "string_match": {"safe_regex": {"regex": "|".join(parts)}}}
+    return {"header_filter": {"header": told}}
 
 
 def _cel(expression: str) -> dict[str, Any]:

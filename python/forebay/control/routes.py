@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from forebay.control.annotated import typed
 from forebay.control.encodings import decompressors_on_route
-from forebay.control.local_replies import messages_error
+from forebay.control.local_replies import is_kserve_http, kserve_error, messages_error
 from forebay.control.names import (
     CAPTURE_HEADER,
     CREDENTIAL_HEADERS,
@@ -35,6 +35,8 @@ DECIDE_FILTER = "forebay.decide"
 
 # Their answers say what they used.
 _MODEL_PROTOCOLS = (Pool.OPENAI, Pool.ANTHROPIC)
+# What a model needs for a tensor pool to answer OpenAI's requests.
+_MAPPED = ("embeddings", "generation")
 
 # What Anthropic tells about the account that asked, which is the pool's.
 _ANTHROPIC_ACCOUNT = [
@@ -51,12 +53,14 @@ _UNDECIDED = json.dumps(
     {"error": {"message": _SAID, "type": "server_error", "param": None, "code": "undecided"}}, separators=(",", ":")
 )
 _UNDECIDED_MESSAGES = messages_error("api_error", _SAID)
+_UNDECIDED_KSERVE = kserve_error(_SAID)
 
 
 def route_table(policy: Policy, settings: Settings) -> dict[str, Any]:
     """Give the RouteConfiguration of a policy."""
     pools = {pool.name: pool for pool in policy.pools}
-    routes: list[dict[str, Any]] = [_pool_route(pool, settings) for pool in policy.pools]
+    told = _pools_that_tell_usage(policy)
+    routes: list[dict[str, Any]] = [_pool_route(pool, settings, told) for pool in policy.pools]
     if any(route.fail_open_pool for route in policy.routes):
         # In the policy's order, so that a route that fails closed is not caught by a later, wider one that does not.
         routes += [
@@ -69,7 +73,7 @@ def route_table(policy: Policy, settings: Settings) -> dict[str, Any]:
         routes += [
             {"name": f"undecided.{route.name}", "match": _path_match(route)} | _refusal(_body_of(route))
             for route in policy.routes
-            if route.operation == Route.MESSAGES
+            if _body_of(route) != _UNDECIDED
         ]
     routes.append(
         {
@@ -93,7 +97,15 @@ def route_table(policy: Policy, settings: Settings) -> dict[str, Any]:
     )
 
 
-def _pool_route(pool: Pool, settings: Settings) -> dict[str, Any]:
+def _pools_that_tell_usage(policy: Policy) -> frozenset[str]:
+    told = {pool.name for pool in policy.pools if pool.protocol in _MODEL_PROTOCOLS}
+    for model in policy.models:
+        if any(model.tensors.HasField(name) for name in _MAPPED):
+            told.update(model.pools)
+    return frozenset(told)
+
+
+def _pool_route(pool: Pool, settings: Settings, told: frozenset[str]) -> dict[str, Any]:
     route: dict[str, Any] = {
         "name": f"pool.{pool.name}",
         "match": {
@@ -106,6 +118,9 @@ def _pool_route(pool: Pool, settings: Settings) -> dict[str, Any]:
     }
     if pool.protocol in _MODEL_PROTOCOLS:
         route["typed_per_filter_config"] = usage_on_route() | decompressors_on_route()
+    elif pool.protocol == Pool.KSERVE_GRPC and pool.name in told:
+        # The batch service is ours: an answer of it that tells usage is never compressed.
+        route["typed_per_filter_config"] = usage_on_route()
     return route
 
 
@@ -195,6 +210,8 @@ def _removed_from_response(pool: Pool) -> list[str]:
 
 
 def _body_of(route: Route) -> str:
+    if is_kserve_http(route):
+        return _UNDECIDED_KSERVE
     return _UNDECIDED_MESSAGES if route.operation == Route.MESSAGES else _UNDECIDED
 
 

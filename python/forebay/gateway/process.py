@@ -11,22 +11,23 @@ import os
 import secrets
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import MessageToDict
 
-from forebay.batching import ClientTls, PoolServers, Sender
+from forebay.batching import Sender
 from forebay.errors import ServeError
 from forebay.gateway.accounting import Accounting, journal_directory
 from forebay.gateway.admin import AdminServer, AdminSources
 from forebay.gateway.exposition import Family, exposition
 from forebay.gateway.seam import Engine, Gateway, GatewayError, PolicyRefused
+from forebay.gateway.sending import bounds_families, sending_families
 from forebay.gateway.stages import StageRunner
+from forebay.gateway.tensors import queue_bounds, serving
 
 if TYPE_CHECKING:
     from forebay.policy import LoadedPolicy
-    from forebay.policy._pb.policy_pb2 import Policy, Pool
+    from forebay.policy._pb.policy_pb2 import Policy
 
 __all__ = ["GatewayProcess"]
 
@@ -85,7 +86,8 @@ class GatewayProcess:
             reason = (error.strerror or str(error)).lower()
             raise ServeError(f"cannot serve the admin port on `{address}`: {reason}") from error
         self._stages = StageRunner(self._server)
-        self._sender = Sender(self._server.batches, _servers(message))
+        self._sender = Sender(self._server.batches, serving(message))
+        self._bound_queues(message)
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -121,13 +123,14 @@ class GatewayProcess:
         if self._accounting is None and message.HasField("ledger"):
             raise ServeError("a ledger begins with a new process; start the gateway again to have one")
         # First, since a CA file that cannot be read must change nothing.
-        self._sender.set_servers(_servers(message))
+        self._sender.serve(serving(message))
         try:
             revision = self.engine.swap(policy.message_bytes)
         except PolicyRefused:
-            self._sender.set_servers(_servers(self._policy))
+            self._sender.serve(serving(self._policy))
             raise
         self._policy = message
+        self._bound_queues(message)
         if self._accounting is not None:
             self._accounting.swap(message)
         return revision
@@ -156,6 +159,10 @@ class GatewayProcess:
         self._admin.stop()
         return left
 
+    def _bound_queues(self, policy: Policy) -> None:
+        for pool, bounds in queue_bounds(policy).items():
+            self._server.batches.set_bounds(pool, **bounds._asdict())
+
     def _abandon_books(self) -> None:
         if self._accounting is not None:
             self._accounting.abandon()
@@ -180,22 +187,18 @@ class GatewayProcess:
         return reasons
 
     def _metrics(self) -> str:
-        stats = self._sender.stats
-        rows = [
-            ("forebay_batches_total", "batches sent to model servers", stats.batches),
-            ("forebay_batch_rows_total", "rows in them", stats.rows),
-            ("forebay_batch_requests_total", "requests in them", stats.requests),
-            ("forebay_batch_failures_total", "batches and calls that failed", sum(stats.failures.values())),
-        ]
         written, failures = self._server.journal_counts
-        rows += [
+        rows = [
             ("forebay_journal_bytes", "bytes of records written to the journal", written),
             ("forebay_journal_failures_total", "writes of the journal that failed and were tried again", failures),
             ("forebay_envoy_logs_dropped_total", "access log entries that Envoy dropped", self._logs_dropped),
         ]
         beside = exposition(Family(name, "counter", text, number) for name, text, number in rows)
         books = "" if self._accounting is None else self._accounting.metrics()
-        return self.engine.metrics_text() + beside + books
+        batches = self._server.batches.metrics_text() + exposition(
+            [*sending_families(self._sender), *bounds_families(queue_bounds(self._policy))]
+        )
+        return self.engine.metrics_text() + beside + batches + books
 
     def _pools(self) -> list[Mapping[str, Any]]:
         names = ("name", "requests", "reserved_tokens", "routable", "healthy")
@@ -205,15 +208,3 @@ class GatewayProcess:
         count = self.engine.invalidate(**selector)
         _log.info("invalidated %d answers: %s", count, dict(selector) or "all")
         return count
-
-
-def _servers(policy: Policy) -> dict[str, PoolServers]:
-    """The pools that the gateway itself sends to."""
-    pools = [pool for pool in policy.pools if pool.protocol == pool.KSERVE_GRPC]
-    return {p.name: PoolServers(tuple(e.address for e in p.endpoints), _tls(p)) for p in pools}
-
-
-def _tls(pool: Pool) -> ClientTls | None:
-    if not pool.HasField("tls"):
-        return None
-    return ClientTls(sni=pool.tls.sni, ca_file=Path(pool.tls.ca_file) if pool.tls.ca_file else None)

@@ -20,14 +20,16 @@ import numpy as np
 
 from forebay.lab import demo_sources as sources
 from forebay.lab.demo_chat import NO_SUCH_KEY, ChatTarget, Outcome, send_all
-from forebay.lab.demo_checks import Check, FleetSide, chat_checks, count_checks, tensor_checks
-from forebay.lab.demo_ledger import LedgerResult, ledger_checks, read_ledger
+from forebay.lab.demo_checks import Check, FleetSide, chat_checks, count_checks
+from forebay.lab.demo_ledger import LedgerResult, ledger_checks, read_ledger, wait_settled
+from forebay.lab.demo_stream import StreamResult, StreamTarget, write
+from forebay.lab.demo_tensor_checks import stream_checks, tensor_checks
 from forebay.lab.demo_tensors import TensorResult, TensorTarget, compare
-from forebay.lab.questions import Question, load_questions
+from forebay.lab.questions import load_questions
 from forebay.lab.traffic import PlanSpec, Purpose, plan
 
-SENTENCES = 96
 RECORDS_READ = 2000
+IN_TRITON = ("minilm", "cost", "writer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class DemoEndpoints:
     """Everything that the demo meets.
 
     `fleets`: name to base URL, without a path. `prices`: by the name in `x-forebay-model`; a model that is not listed
-    has no known price and counts as unknown. `tensors` None: no Triton is part of this run.
+    has no known price and counts as unknown. `tensors` and `stream` None: no Triton is part of this run.
     `ledger` None: the gateway keeps no books.
     """
 
@@ -65,6 +67,7 @@ class DemoEndpoints:
     admin_url: str
     prices: Mapping[str, ModelPrice] = field(default_factory=dict)
     tensors: TensorTarget | None = None
+    stream: StreamTarget | None = None
     ledger: LedgerSource | None = None
 
 
@@ -108,6 +111,7 @@ class DemoResult:
     savings: Savings
     fleets: dict[str, dict[str, Any]]
     tensors: TensorResult | None
+    stream: StreamResult | None
     ledger: LedgerResult | None
     metrics: dict[str, float]
     checks: list[Check]
@@ -133,38 +137,38 @@ async def _run(endpoints: DemoEndpoints, spec: PlanSpec) -> DemoResult:
     before = {name: sources.fleet_stats(url) for name, url in endpoints.fleets.items()}
     metrics_before = sources.read_metrics(endpoints.admin_url)
     outcomes = await send_all(plan(questions, spec), endpoints.chat)
-    tensors = None
-    if endpoints.tensors is not None:
-        tensors = await compare(_sentences(questions), endpoints.tensors)
+    await asyncio.to_thread(wait_settled, endpoints.admin_url)
+    # Before the tensors: what is told of decisions is told of the chats.
+    grown = sources.since(metrics_before, sources.read_metrics(endpoints.admin_url))
+    forwarded = sources.forwarded_times(sources.read_records(endpoints.admin_url, RECORDS_READ))
+    tensors = await compare(endpoints.tensors) if endpoints.tensors else None
+    stream = await write(endpoints.stream) if endpoints.stream else None
     ledger = None
     if endpoints.ledger is not None:
         ledger = read_ledger(endpoints.ledger.directory, endpoints.admin_url, endpoints.ledger.budget)
     fleets = {name: _since(before[name], sources.fleet_stats(url)) for name, url in endpoints.fleets.items()}
     heads = [head for url in endpoints.fleets.values() for head in sources.fleet_heads(url)]
-    grown = sources.since(metrics_before, sources.read_metrics(endpoints.admin_url))
     return DemoResult(
         wall_s=time.perf_counter() - begun,
         kinds=[_line(purpose.value, [o for o in outcomes if o.ask.purpose is purpose]) for purpose in Purpose],
         answers=_by_way(outcomes),
         models=dict(Counter(outcome.model for outcome in outcomes if outcome.ok)),
         stages_us=sources.stage_means_us(grown),
-        forwarded=sources.forwarded_times(sources.read_records(endpoints.admin_url, RECORDS_READ)),
+        forwarded=forwarded,
         savings=_savings(outcomes, endpoints.prices),
         fleets=fleets,
         tensors=tensors,
+        stream=stream,
         ledger=ledger,
         metrics=grown,
         checks=[
             *chat_checks(outcomes, FleetSide(fleets, heads), [NO_SUCH_KEY, *endpoints.chat.keys.values()]),
             *count_checks(outcomes, grown),
-            *ledger_checks(ledger, fleets),
+            *ledger_checks(ledger, fleets, IN_TRITON),
             *tensor_checks(tensors),
+            *stream_checks(stream, ledger, spec.tenants[0]),
         ],
     )
-
-
-def _sentences(questions: tuple[Question, ...]) -> list[str]:
-    return [question.text for question in questions if question.kind in ("plain", "smalltalk")][:SENTENCES]
 
 
 def _since(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from forebay.lab.traffic import Ask
 
 NO_SUCH_KEY = "fb-0000-this-key-was-never-issued"
+TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class ChatTarget:
     models: Mapping[str, str]
     max_tokens: int = 512
     concurrency: int = 8
-    timeout_s: float = 60.0
+    timeout_s: float = TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,7 @@ from typing import Any
 
 from forebay.lab.demo_chat import Outcome
 from forebay.lab.demo_sources import heads_with
-from forebay.lab.demo_tensors import TensorResult
 from forebay.lab.traffic import Purpose
-
-MAX_VECTOR_DIFFERENCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +90,6 @@ def count_checks(outcomes: list[Outcome], grown: dict[str, float]) -> list[Check
         detail = f"{claimed} counted, {seen} seen by clients"
         checks.append(Check(f"the gateway counts what clients see ({word})", claimed == seen, detail))
     return checks
-
-
-def tensor_checks(tensors: TensorResult | None) -> list[Check]:
-    """Give what must hold of tensors: the way through the gateway changes nothing."""
-    if tensors is None:
-        return []
-    name = "vectors through the gateway are Triton's own"
-    if tensors.error or tensors.max_abs_difference is None:
-        return [Check(name, False, tensors.error)]
-    held = tensors.max_abs_difference <= MAX_VECTOR_DIFFERENCE
-    return [Check(name, held, f"largest difference {tensors.max_abs_difference:.1e} in {tensors.sentences} vectors")]
 
 
 def _different_answers(answered: list[Outcome]) -> list[str]:

@@ -7,7 +7,7 @@ On failure: books that do not close in time, or cannot be read, are a check that
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from forebay.lab.demo_checks import Check
 from forebay.ledger.query import Question, Sums, sums
 from forebay.store import LedgerReader
 
-__all__ = ["LedgerLine", "LedgerResult", "ledger_checks", "read_ledger"]
+__all__ = ["LedgerLine", "LedgerResult", "ledger_checks", "read_ledger", "wait_settled"]
 
 _QUIET_S = 15.0
 _POLL_S = 0.1
@@ -60,7 +60,7 @@ def read_ledger(directory: Path, admin_url: str, budget: str) -> LedgerResult:
 
     `budget` names the one that counts every request.
     """
-    metrics = _quiet(admin_url)
+    metrics = wait_settled(admin_url)
     open_now = int(_sum(metrics, "forebay_open_reservations"))
     by_metrics = int(_sum(metrics, "forebay_cost_nanousd_total"))
     try:
@@ -90,11 +90,14 @@ def _line(group: Sums) -> LedgerLine:
     )
 
 
-def ledger_checks(result: LedgerResult | None, fleets: Mapping[str, Mapping[str, Any]]) -> list[Check]:
-    """Give what must hold of the books; nothing where there is no ledger."""
+def ledger_checks(
+    result: LedgerResult | None, fleets: Mapping[str, Mapping[str, Any]], elsewhere: Collection[str] = ()
+) -> list[Check]:
+    """Give what must hold of the books; nothing where there is no ledger. Models `elsewhere` are in no fleet."""
     if result is None:
         return []
-    read = (sum(line.prompt_tokens for line in result.lines), sum(line.output_tokens for line in result.lines))
+    lines = [line for line in result.lines if line.model not in elsewhere]
+    read = (sum(line.prompt_tokens for line in lines), sum(line.output_tokens for line in lines))
     counted = tuple(sum(fleet[name] for fleet in fleets.values()) for name in ("prompt_tokens", "completion_tokens"))
     agreed = {result.spent_nanousd, result.budget_nanousd, result.metrics_nanousd}
     return [
@@ -113,7 +116,7 @@ def ledger_checks(result: LedgerResult | None, fleets: Mapping[str, Mapping[str,
     ]
 
 
-def _quiet(admin_url: str) -> sources.Metrics:
+def wait_settled(admin_url: str) -> sources.Metrics:
     """The metrics once nothing is open and the journal is read, or at the end of the patience."""
     give_up = time.monotonic() + _QUIET_S
     while True:

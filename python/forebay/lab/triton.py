@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from forebay.lab.model_repository import MODELS, write_repository
+from forebay.lab.model_repository import MODELS, ModelChoices, write_repository
 from forebay.lab.triton_install import TritonInstall, TritonInstallError, find_install, install
 
 _START_ATTEMPTS = 3
@@ -178,12 +178,12 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running_triton(venv: Path, models: tuple[str, ...]) -> Iterator[TritonServer]:
+def running_triton(venv: Path, models: tuple[str, ...], choices: ModelChoices | None = None) -> Iterator[TritonServer]:
     """A Triton with some of the lab's models inside the block, in a folder of its own that goes with it."""
     where = find_install(venv)
     with tempfile.TemporaryDirectory(prefix="forebay-triton-") as folder:
         repository = Path(folder) / "models"
-        write_repository(repository, models, where.minilm)
+        write_repository(repository, models, where.minilm, choices)
         with TritonServer.start(TritonOptions(where, repository, Path(folder) / "triton.log")) as server:
             yield server
 

@@ -181,6 +181,9 @@ def _own_attributes(record: LedgerRecord, operation: str) -> Attributes:
         (semconv.SAVED_BY_CACHE, record.saved_by_cache_nanousd),
         (semconv.SAVED_BY_ROUTING, record.saved_by_routing_nanousd),
         (semconv.ATTEMPTS, record.attempts),
+        (semconv.BATCH_ROWS, record.batch_rows),
+        (semconv.TENSOR_TOKENS, record.tensor_tokens),
+        (semconv.PADDED_TOKENS, record.padded_tokens),
     ):
         if number:
             attributes[name] = number

@@ -7,6 +7,7 @@ On failure: closed; with one finding the tree is not converted.
 from __future__ import annotations
 
 from difflib import get_close_matches
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -104,6 +105,8 @@ class _Walk:
             return self._bool(node, path)
         if field.type == FieldDescriptor.TYPE_STRING:
             return self._text(node, path)
+        if field.type == FieldDescriptor.TYPE_DOUBLE:
+            return self._number(node, path)
         return self._integer(node, field, path)
 
     def _bool(self, node: Node, path: str) -> Any:
@@ -140,6 +143,14 @@ class _Walk:
             message = f"must be a whole number from 0 to {most}, not `{_shown(str(number))}`"
             return self._say("out_of_range", path, message, node.line, node.column)
         return number
+
+    def _number(self, node: Node, path: str) -> Any:
+        value = node.value if isinstance(node, Scalar) else None
+        # A double holds every whole number up to 2^53.
+        exact = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**53
+        if exact or (isinstance(value, float) and isfinite(value)):
+            return value
+        return self._wrong(node, path, "must be a number that a double holds")
 
     def _wrong(self, node: Node, path: str, wanted: str) -> Any:
         return self._say("wrong_type", path, f"{wanted}, not {_kind(node)}", node.line, node.column)

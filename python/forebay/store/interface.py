@@ -52,6 +52,9 @@ KIND_COLUMNS = (
 TEXT_COLUMNS = ("user", "feature", "run", "eval", "model_asked")
 """What clients may choose freely, so every row holds its own."""
 
+BATCH_COLUMNS = ("rows", "batch_rows", "tensor_tokens", "padded_tokens", "service_ns")
+"""What the batch service tells of a request."""
+
 NUMBER_COLUMNS = (
     "unix_ns",
     "prompt_tokens",
@@ -70,6 +73,7 @@ NUMBER_COLUMNS = (
     "last_byte_ns",
     "duration_ns",
     "attempts",
+    *BATCH_COLUMNS,
 )
 
 

@@ -25,7 +25,7 @@ _ROW = f"({', '.join('?' * len(_COLUMNS))})"
 # Many rows in one statement, in few sizes, which stay prepared. Python gives up its lock for each statement, and where
 # another thread computes it gets it back 5 ms later: row by row, a batch would then hold the file for seconds. Older
 # SQLite takes at most 999 bound values.
-_SIZES = (96, 24, 6, 1) if sqlite3.sqlite_version_info >= (3, 32) else (32, 8, 2, 1)
+_SIZES = (96, 24, 6, 1) if sqlite3.sqlite_version_info >= (3, 32) else (28, 7, 2, 1)
 # Column names are constants of this package, values are always bound.
 _STATEMENTS = {
     verb: [(size, f"{verb} INTO record ({', '.join(_COLUMNS)}) VALUES {', '.join([_ROW] * size)}") for size in _SIZES]

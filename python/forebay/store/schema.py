@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable
 
 from forebay.errors import StoreCorrupt, StoreTooNew
-from forebay.store.interface import KIND_COLUMNS, NUMBER_COLUMNS, TEXT_COLUMNS
+from forebay.store.interface import BATCH_COLUMNS, KIND_COLUMNS, NUMBER_COLUMNS, TEXT_COLUMNS
 
 __all__ = ["VERSION", "check", "migrate"]
 
@@ -22,9 +22,7 @@ _NUMBER_KINDS = frozenset({"status", "stream", "usage", "cost_known"})
 def _version_1(connection: sqlite3.Connection) -> None:
     kind = ", ".join(f"{name} {'INTEGER' if name in _NUMBER_KINDS else 'TEXT'} NOT NULL" for name in KIND_COLUMNS)
     texts = ", ".join(f"{name} TEXT NOT NULL" for name in TEXT_COLUMNS)
-    numbers = ", ".join(f"{name} INTEGER NOT NULL" for name in NUMBER_COLUMNS)
-    seen = ", ".join(f"kind.{name}" for name in KIND_COLUMNS)
-    own = ", ".join(f"record.{name}" for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS, "decide_ns", "stage_ns", "trace_id"))
+    numbers = ", ".join(f"{name} INTEGER NOT NULL" for name in NUMBER_COLUMNS if name not in BATCH_COLUMNS)
     # `record.charges` is `bucket:amount` with commas, so that a replaced row can be taken out of its buckets again;
     # AUTOINCREMENT: the id of a bucket that was deleted never comes to mean another.
     # `bucket.period_end_s`, `unit` and `amount` are NULL until somebody has drawn: records alone do not tell them.
@@ -56,17 +54,29 @@ def _version_1(connection: sqlite3.Connection) -> None:
             budget TEXT PRIMARY KEY, unit TEXT NOT NULL, amount INTEGER NOT NULL, percents TEXT NOT NULL
         ) WITHOUT ROWID;
         CREATE TABLE journal (one INTEGER PRIMARY KEY CHECK (one = 1), segment INTEGER NOT NULL, at INTEGER NOT NULL);
-        INSERT INTO journal VALUES (1, 0, 0);
-        CREATE VIEW request AS
-            SELECT lower(hex(record.id)) AS id, {own}, {seen}, owner.name AS owner
-            FROM record JOIN kind ON kind.id = record.kind_id JOIN owner ON owner.id = record.owner_id
+        INSERT INTO journal VALUES (1, 0, 0)
     """  # noqa: S608 - column names are constants of this package
     for statement in tables.split(";"):
         connection.execute(statement)
 
 
+def _version_2(connection: sqlite3.Connection) -> None:
+    for name in BATCH_COLUMNS:
+        connection.execute(f"ALTER TABLE record ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
+    seen = ", ".join(f"kind.{name}" for name in KIND_COLUMNS)
+    own = ", ".join(f"record.{name}" for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS, "decide_ns", "stage_ns", "trace_id"))
+    connection.execute("DROP VIEW IF EXISTS request")
+    connection.execute(
+        f"""
+        CREATE VIEW request AS
+            SELECT lower(hex(record.id)) AS id, {own}, {seen}, owner.name AS owner
+            FROM record JOIN kind ON kind.id = record.kind_id JOIN owner ON owner.id = record.owner_id
+        """  # noqa: S608 - column names are constants of this package
+    )
+
+
 # The migration at index n makes version n + 1 out of version n.
-_MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_version_1,)
+_MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_version_1, _version_2)
 VERSION = len(_MIGRATIONS)
 
 

@@ -44,6 +44,21 @@ pub struct Identity<'a> {
     pub output_tokens: Option<u64>,
 }
 
+/// Who may share the answer of a tensor model. There is no constructor without a tenant.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope<'a> {
+    /// Always part of the key
+    pub tenant: &'a str,
+    /// Part of the key where the feature shares answers by user only
+    pub user: Option<&'a str>,
+    /// Features do not share answers
+    pub feature: &'a str,
+    /// The model
+    pub model: &'a str,
+    /// Its revision
+    pub revision: &'a str,
+}
+
 // === impl KeySecret ===
 
 impl KeySecret {
@@ -82,6 +97,30 @@ impl KeySecret {
             form.value(&field.value);
         }
         CacheKey(*blake3::keyed_hash(&self.0, &form.0).as_bytes())
+    }
+}
+
+impl KeySecret {
+    /// The key of the answer to tensors, of which `parts` are all, each bounded by its place. No part is copied.
+    pub fn tensor_key(&self, scope: &Scope<'_>, parts: &[&[u8]]) -> CacheKey {
+        let mut form = Form(Vec::with_capacity(256));
+        form.text("forebay.tensors.v1");
+        form.text(scope.tenant);
+        match scope.user {
+            Some(user) => form.text(user),
+            None => form.0.push(b'-'),
+        }
+        form.text(scope.feature);
+        form.text(scope.model);
+        form.text(scope.revision);
+        form.number(parts.len() as u64);
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(&form.0);
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        CacheKey(*hasher.finalize().as_bytes())
     }
 }
 
@@ -205,6 +244,30 @@ mod tests {
         for other in others {
             assert_ne!(key(&other, BODY).0, base.0, "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_tensor_key_tells_every_part_and_where_it_ends() {
+        let base = Scope { tenant: "t", user: None, feature: "f", model: "m", revision: "1" };
+        let of = |scope: Scope<'_>, parts: &[&[u8]]| KeySecret::new([7; 32]).tensor_key(&scope, parts).0;
+        let scopes = [
+            base,
+            Scope { tenant: "t2", ..base },
+            Scope { user: Some(""), ..base },
+            Scope { user: Some("u"), ..base },
+            Scope { feature: "", ..base },
+            Scope { model: "m2", ..base },
+            Scope { revision: "", ..base },
+        ];
+        let splits: [&[&[u8]]; 6] = [&[], &[b""], &[b"ab"], &[b"a", b"b"], &[b"", b"ab"], &[b"ab", b""]];
+        let mut seen = std::collections::HashSet::new();
+        for scope in scopes {
+            for parts in splits {
+                assert!(seen.insert(of(scope, parts)), "{scope:?} {parts:?}");
+                assert_eq!(of(scope, parts), of(scope, parts));
+            }
+        }
+        assert_ne!(KeySecret::new([8; 32]).tensor_key(&base, &[b"ab"]).0, of(base, &[b"ab"]));
     }
 
     fn json() -> impl Strategy<Value = String> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::account::Settlement;
+use crate::engine::BatchEnded;
 use crate::refusal::push_json_string;
 
 /// The stages of a decision, in order. A stage that did not run has no time.
@@ -157,6 +158,8 @@ pub struct Record {
     pub reserved_nanousd: u64,
     /// Time of each stage
     pub stage_ns: [u32; STAGES],
+    /// How it ended at the batch service; `None`: it was not there, or is there still
+    pub batch: Option<BatchEnded>,
     /// How it ended; `None` while it is open or when we answered ourselves
     pub end: Option<RecordEnd>,
     /// What it cost; `None` as for `end`
@@ -250,6 +253,21 @@ impl Record {
             }
         }
         out.push('}');
+        if let Some(batch) = &self.batch {
+            let _ = write!(
+                out,
+                ",\"batch\":{{\"outcome\":\"{}\",\"code\":\"{}\",\"rows\":{},\"batch_rows\":{},\"tokens\":{},\
+                 \"padded_tokens\":{},\"queue_ns\":{},\"service_ns\":{}}}",
+                batch.outcome.name(),
+                batch.code,
+                batch.rows,
+                batch.batch_rows,
+                batch.tokens,
+                batch.padded_tokens,
+                batch.queue_ns,
+                batch.service_ns
+            );
+        }
         if let Some(end) = &self.end {
             let _ = write!(
                 out,

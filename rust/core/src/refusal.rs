@@ -166,6 +166,8 @@ pub enum ErrorShape {
     OpenAi,
     /// `{"type": "error", "error": {"type", "message"}}`, and our slug beside them as `code`
     Anthropic,
+    /// `KServe` v2's HTTP protocol
+    Kserve,
 }
 
 // === impl Refusal ===
@@ -240,7 +242,7 @@ impl Refusal {
             code: self.code(),
             param: self.param(),
             message: self.message(),
-            retry_after_s: self.retry_after_s(),
+            retry_after_s: self.retry_after_ns().map(whole_seconds),
         }
     }
 
@@ -254,17 +256,16 @@ impl Refusal {
         }
     }
 
-    fn retry_after_s(&self) -> Option<u64> {
+    /// When it may succeed; `None`: not by waiting.
+    pub fn retry_after_ns(&self) -> Option<u64> {
         match self {
-            Self::Limit { retry_after_ns, .. } | Self::Budget { retry_after_ns, .. } => {
-                retry_after_ns.map(whole_seconds)
-            }
+            Self::Limit { retry_after_ns, .. } | Self::Budget { retry_after_ns, .. } => *retry_after_ns,
             Self::PoolFull { .. }
             | Self::NoPool(_)
             | Self::Overloaded
             | Self::Draining
             | Self::Stage
-            | Self::BudgetUnavailable => Some(1),
+            | Self::BudgetUnavailable => Some(1_000_000_000),
             _ => None,
         }
     }
@@ -328,7 +329,11 @@ impl Refusal {
 impl ErrorShape {
     /// What clients of the operation expect.
     pub fn of(operation: Operation) -> Self {
-        if operation == Operation::Messages { Self::Anthropic } else { Self::OpenAi }
+        match operation {
+            Operation::Messages => Self::Anthropic,
+            Operation::Kserve => Self::Kserve,
+            _ => Self::OpenAi,
+        }
     }
 }
 
@@ -340,7 +345,16 @@ impl Wire {
         match shape {
             ErrorShape::OpenAi => self.body(),
             ErrorShape::Anthropic => self.anthropic_body(),
+            ErrorShape::Kserve => self.kserve_body(),
         }
+    }
+
+    /// The body in the shape of `KServe` v2's HTTP protocol.
+    fn kserve_body(&self) -> Vec<u8> {
+        let mut out = String::from("{\"error\":");
+        push_json_string(&mut out, &self.message);
+        out.push('}');
+        out.into_bytes()
     }
 
     /// The body in Anthropic's shape.

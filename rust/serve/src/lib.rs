@@ -9,8 +9,10 @@ mod extproc;
 mod journal;
 pub mod kserve;
 mod leases;
+mod openai;
 mod protobuf;
 mod report;
+mod rest;
 mod server;
 mod stage;
 

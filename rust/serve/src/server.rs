@@ -34,7 +34,7 @@ const MESSAGE_OVERHEAD_BYTES: usize = 1 << 20;
 const INFER_TIMEOUT: Duration = Duration::from_secs(60);
 /// What may wait in front of model servers.
 const BATCHES: QueueSettings = QueueSettings {
-    bounds: Bounds { max_rows: 16_384, max_bytes: 256 << 20, max_delay_ns: 2_000_000 },
+    bounds: Bounds { max_rows: 16_384, max_tokens: 4 << 20, max_bytes: 256 << 20 },
     max_calls: 256,
     learn_timeout: Duration::from_secs(5),
     relearn_after: Duration::from_secs(5),
@@ -103,6 +103,7 @@ impl Gateway {
         let service = KserveService::new(batches.clone(), admission, max_message_bytes, INFER_TIMEOUT);
         tokio.spawn(serve_envoy(ext_proc, runtime.clone(), listen.max_body_bytes, stopped.clone()));
         tokio.spawn(serve_batches(batch, service, stopped.clone()));
+        tokio.spawn(kserve::send(batches.clone()));
         tokio.spawn(tick(engine.clone(), clock, stopped));
         Ok(Self {
             engine,
@@ -148,7 +149,7 @@ impl Gateway {
         self.runtime.journal.as_ref().map_or((0, 0), Journal::counts)
     }
 
-    /// Batches that wait to be sent.
+    /// Requests on their way into batches and back.
     pub fn batches(&self) -> &Arc<BatchQueue> {
         &self.batches
     }

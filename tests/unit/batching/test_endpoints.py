@@ -1,60 +1,48 @@
-"""Which server takes the next batch."""
+"""Which servers there are, and which one is asked about a model."""
 
 from __future__ import annotations
 
-from forebay.batching.endpoints import REST_NS, Endpoint, EndpointGroup
+from forebay.batching.endpoints import Endpoint, EndpointTable
 
 LANE = ("echo", "")
 
 
-def group(*addresses: str) -> EndpointGroup:
-    return EndpointGroup([Endpoint(address) for address in addresses])
+class Table(EndpointTable[str]):
+    """A table of servers whose links are their names, at a time that stands still."""
+
+    def __init__(self, *names: str) -> None:
+        self.closed: list[str] = []
+        super().__init__(lambda: 10, self.closed.append)
+        self.servers = tuple(Endpoint(name, name) for name in names)
+        self.replace({"pool": self.servers})
 
 
-def test_the_server_with_the_fewest_rows_is_picked() -> None:
-    pool = group("a:1", "b:1")
-    first = pool.pick(LANE, 2, 0)
-    assert first is not None
-    with first.holding(LANE, 8):
-        second = pool.pick(LANE, 2, 0)
-        assert second is not None
-        assert second is not first
-        with second.holding(LANE, 9):
-            assert pool.pick(LANE, 2, 0) is first
-    assert (first.rows, first.batches) == (0, {})
+def test_a_server_that_is_away_is_passed_over_unless_all_are() -> None:
+    table = Table("a", "b")
+    first, second = table.servers
+    assert table.best("pool", LANE) is first
+    first.health.failed(5)
+    assert table.best("pool", LANE) is second
+    second.health.failed(5)
+    assert table.best("pool", LANE) is first
 
 
-def test_a_server_with_its_batches_of_one_model_comes_after_those_with_room() -> None:
-    pool = group("a:1", "b:1")
-    first, second = pool.endpoints
-    with first.holding(LANE, 1), first.holding(LANE, 1), second.holding(LANE, 9):
-        assert pool.pick(LANE, 2, 0) is second
-        assert pool.pick(("other", ""), 2, 0) is first
-        assert pool.pick(LANE, None, 0) is first
-        with second.holding(LANE, 9):
-            assert pool.pick(LANE, 2, 0) is first
+def test_a_pool_without_servers_gives_none() -> None:
+    assert Table().best("pool", LANE) is None
+    assert Table("a").best("nowhere", LANE) is None
 
 
-def test_a_server_that_was_away_rests_unless_all_do() -> None:
-    pool = group("a:1", "b:1")
-    first, second = pool.endpoints
-    first.rest(now_ns=5)
-    with second.holding(LANE, 100):
-        assert pool.pick(LANE, 2, 6) is second
-        assert pool.pick(LANE, 2, 5 + REST_NS) is first
-        second.rest(now_ns=5)
-        assert pool.pick(LANE, 2, 6) is first
+def test_a_server_that_goes_is_closed_and_one_that_stays_in_any_pool_is_not() -> None:
+    table = Table("a", "b")
+    first, _ = table.servers
+    table.replace({"pool": (Endpoint("c", "c"),), "other": (first, first)})
+    assert table.closed == ["b"]
+    assert [each.link for each in table.all()] == ["c", "a"]
 
 
-def test_a_pool_without_servers_picks_none() -> None:
-    assert group().pick(LANE, 2, 0) is None
-
-
-def test_what_was_held_is_given_back_when_the_call_fails() -> None:
-    endpoint = Endpoint("a:1")
-    try:
-        with endpoint.holding(LANE, 3):
-            raise OSError
-    except OSError:
-        pass
-    assert endpoint.rows == 0
+def test_what_is_noted_changes_the_standing() -> None:
+    table = Table("a", "b")
+    first, _ = table.servers
+    table.note(lambda: first.health.model_away(LANE))
+    assert [how.usable for _, how in table.standings("pool", LANE)] == [False, True]
+    assert all(how.usable for _, how in table.standings("pool", ("other", "")))

@@ -234,3 +234,63 @@ def test_the_names_are_those_of_the_rust_side() -> None:
     credentials = re.search(r"pub const CREDENTIALS: .*?= \[([^\]]+)\]", source)
     assert credentials is not None
     assert tuple(re.findall(r'"([^"]+)"', credentials[1])) == names.CREDENTIAL_HEADERS
+
+
+TENSORS = """
+pools:
+- {name: triton, protocol: KSERVE_GRPC, endpoints: [{address: "127.0.0.1:8001"}]}
+- {name: plain, protocol: KSERVE_GRPC, endpoints: [{address: "127.0.0.1:8002"}]}
+- {name: chat, protocol: OPENAI, endpoints: [{address: "127.0.0.1:8003"}]}
+models:
+- name: encoder
+  capabilities: [EMBEDDINGS]
+  pools: [triton]
+  tensors: {embeddings: {text_input: text, output: embedding}}
+- {name: bare, capabilities: [TENSORS], pools: [plain]}
+routes:
+- {name: grpc, path_prefix: /inference.GRPCInferenceService/, operation: KSERVE, pool: triton}
+- {name: http, path_prefix: /v2, operation: KSERVE, pool: plain}
+- {name: embeddings, path: /v1/embeddings, operation: EMBEDDING}
+"""
+
+
+def test_a_tensor_pool_tells_usage_where_a_model_maps_openai_s_requests_onto_it() -> None:
+    rendered = render(load_text(TENSORS).message(), OPTIONS)
+    routes = yaml.safe_load(rendered.routes)["resources"][0]["virtual_hosts"][0]["routes"]
+    told = {route["name"]: set(route.get("typed_per_filter_config", {})) for route in routes if "route" in route}
+    assert told == {
+        "pool.triton": {"forebay.usage"},
+        "pool.plain": set(),
+        "pool.chat": {"forebay.usage", "forebay.decompress"},
+    }
+
+
+def test_tensors_go_on_once_with_their_id_and_the_client_s_own_headers() -> None:
+    rendered = render(load_text(TENSORS).message(), OPTIONS)
+    routes = yaml.safe_load(rendered.routes)["resources"][0]["virtual_hosts"][0]["routes"]
+    for route in routes[:2]:
+        removed = route["request_headers_to_remove"]
+        assert names.ID_HEADER not in removed
+        assert not {"x-forebay-priority", "accept-encoding", "grpc-timeout"} & set(removed)
+        assert "retry_policy" not in route["route"], "nobody decided a second cost"
+        assert route["route"]["timeout"] == "0s"
+        assert route["route"]["max_stream_duration"]["grpc_timeout_header_max"] == "600s"
+        assert "retry-after" not in route["response_headers_to_remove"]
+
+
+def test_failures_below_v2_have_kserve_s_shape() -> None:
+    rendered = render(load_text(TENSORS).message(), OPTIONS)
+    routes = yaml.safe_load(rendered.routes)["resources"][0]["virtual_hosts"][0]["routes"]
+    undecided = {route["name"]: route["direct_response"]["body"]["inline_string"] for route in routes[3:]}
+    assert list(undecided) == ["undecided.http", "undecided"]
+    assert list(json.loads(undecided["undecided.http"])) == ["error"]
+    assert isinstance(json.loads(undecided["undecided.http"])["error"], str)
+    mappers = manager(rendered.bootstrap)["local_reply_config"]["mappers"]
+    assert len(mappers) == 2 + 3 * len(RULES)
+    for mapper, rule in zip(mappers[2 + len(RULES) :], RULES, strict=False):
+        filters = mapper["filter"]["and_filter"]["filters"]
+        pattern = filters[0]["header_filter"]["header"]["string_match"]["safe_regex"]["regex"]
+        assert re.fullmatch(pattern, "/v2/models/bare/infer?x=1")
+        assert not re.fullmatch(pattern, "/v1/embeddings")
+        body = json.loads(mapper["body_format_override"]["text_format_source"]["inline_string"])
+        assert body == {"error": rule.message}

@@ -137,6 +137,13 @@ def test_waiting_in_the_batch_service_is_a_span():
     assert queue.end_time - queue.start_time == 5 * MS
 
 
+def test_the_batch_that_answered_is_told_where_there_was_one():
+    own = spans_of(a_record(rows=2, batch_rows=8, tensor_tokens=30, padded_tokens=64))[0].attributes
+    told = (own[semconv.BATCH_ROWS], own[semconv.TENSOR_TOKENS], own[semconv.PADDED_TOKENS])
+    assert told == (8, 30, 64)
+    assert semconv.BATCH_ROWS not in spans_of(a_record())[0].attributes
+
+
 def test_times_never_run_backwards():
     """A record of an expired request has a duration shorter than deciding took, and no last byte."""
     for record in (a_record(duration_ns=0, last_byte_ns=0), a_record(last_byte_ns=1), LedgerRecord()):

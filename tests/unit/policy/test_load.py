@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from forebay.errors import PolicyError, PolicyUnreadable
 from forebay.policy import Finding, load, load_text
-from forebay.policy._pb.policy_pb2 import FeatureCache, Pool
+from forebay.policy._pb.policy_pb2 import FeatureCache, Pool, Priority
+from forebay.policy.engine import check
 from forebay.policy.yaml_tree import MAX_DEPTH
 
 ROOT = Path(__file__).parents[3]
@@ -46,6 +47,29 @@ def test_a_path_that_the_file_leaves_out_has_the_line_around_it() -> None:
     assert policy.line_of("limits[0].amount") == 4
     assert policy.line_of("limits[0].window_ms") == 3
     assert policy.line_of("routes") == 0
+
+
+def test_tensors_are_read_and_their_findings_have_lines() -> None:
+    policy = load_text("""\
+pools:
+- {name: t, protocol: KSERVE_GRPC, endpoints: [{address: "127.0.0.1:8001"}], queue: {max_rows: 64}}
+models:
+- name: enc
+  capabilities: [TENSORS]
+  pools: [t]
+  tensors:
+    ragged_inputs:
+    - {name: input_ids, pad_value: -1.5}
+    length_classes: [64, 32]
+    answers: DETERMINISTIC
+tiers: [{name: free, priority: P2}]
+""")
+    message = policy.message()
+    assert message.models[0].tensors.ragged_inputs[0].pad_value == -1.5
+    assert message.tiers[0].priority == Priority.P2
+    told = {(finding.slug, finding.line) for finding in check(policy)}
+    assert ("not_rising", 10) in told
+    assert ("cache_missing", 11) in told
 
 
 def test_every_error_is_said_at_once() -> None:

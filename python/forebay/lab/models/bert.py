@@ -57,19 +57,23 @@ class Bert:
         """The longest sequence, in tokens."""
         return int(self._positions.shape[0])
 
-    def embed(self, input_ids: Array, attention_mask: Array) -> Array:
-        """Sentence vectors.
-
-        Shape: both int64 (rows, length); mask 1 for a token, 0 for padding, at least one token a row.
-        Returns: float32 (rows, width), unit norm. Padding changes no value beyond rounding.
-        Raises: ValueError when the sequence is too long or an id is not in the vocabulary.
-        """
+    def check(self, input_ids: Array) -> None:
+        """Raises ValueError when the sequence is too long or an id is not in the vocabulary."""
         length = input_ids.shape[1]
         if length > self.max_length:
             raise ValueError(f"{length} tokens, but the model takes at most {self.max_length}")
         if input_ids.size and (input_ids.min() < 0 or input_ids.max() >= len(self._words)):
             raise ValueError(f"a token id is outside 0..{len(self._words) - 1}")
-        states = self._words[input_ids] + self._positions[:length] + self._type
+
+    def embed(self, input_ids: Array, attention_mask: Array) -> Array:
+        """Sentence vectors.
+
+        Shape: both int64 (rows, length); mask 1 for a token, 0 for padding, at least one token a row.
+        Returns: float32 (rows, width), unit norm. Padding changes no value beyond rounding.
+        Raises: ValueError as `check` does.
+        """
+        self.check(input_ids)
+        states = self._words[input_ids] + self._positions[: input_ids.shape[1]] + self._type
         states = _layer_norm(states, self._norm)
         masked = np.where(attention_mask[:, None, None, :] == 1, np.float32(0), _MASKED)
         for layer in self._layers:
@@ -94,14 +98,18 @@ class _Layer:
         self._down_norm = _norm_of(weights, f"{prefix}output.LayerNorm")
 
     def forward(self, states: Array, masked: Array) -> Array:
+        """Shape: states float32 (rows, length, width); masked float32 (rows, 1, 1, length)."""
         rows, length, width = states.shape
+        # All tokens of all rows are one matrix, so that the weights are read once; numpy would loop over the rows.
+        states = states.reshape(rows * length, width)
         qkv = (states @ self._qkv[0] + self._qkv[1]).reshape(rows, length, 3, HEADS, width // HEADS)
         query, key, value = qkv.transpose(2, 0, 3, 1, 4)
         scores = query @ key.transpose(0, 1, 3, 2) * np.float32((width // HEADS) ** -0.5) + masked
-        mixed = (_softmax(scores) @ value).transpose(0, 2, 1, 3).reshape(rows, length, width)
+        mixed = (_softmax(scores) @ value).transpose(0, 2, 1, 3).reshape(rows * length, width)
         states = _layer_norm(states + (mixed @ self._out[0] + self._out[1]), self._out_norm)
         inner = _gelu(states @ self._up[0] + self._up[1])
-        return _layer_norm(states + (inner @ self._down[0] + self._down[1]), self._down_norm)
+        states = _layer_norm(states + (inner @ self._down[0] + self._down[1]), self._down_norm)
+        return states.reshape(rows, length, width)
 
 
 def _norm_of(weights: dict[str, Array], name: str) -> tuple[Array, Array]:

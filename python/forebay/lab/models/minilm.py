@@ -1,7 +1,7 @@
 """MiniLM-L6 sentence embeddings as a Triton model: token ids and mask in, unit vectors out.
 
 Owns the conversion between Triton's tensors and the encoder. Must not tokenise.
-A request that the encoder refuses gets its message; the others go on.
+Requests that Triton's batcher put together run as one batch. One that is refused gets its message; the others go on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 from bert import Bert, read_safetensors  # type: ignore[import-not-found]
 
@@ -22,15 +23,25 @@ class TritonPythonModel:
         self._bert = Bert(read_safetensors(Path(parameters["weights"]["string_value"])))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request: Any) -> Any:
-        input_ids = pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy()
-        attention_mask = pb_utils.get_input_tensor_by_name(request, "attention_mask").as_numpy()
-        try:
-            if input_ids.shape != attention_mask.shape:
-                raise ValueError(f"input_ids is {input_ids.shape}, but attention_mask is {attention_mask.shape}")
-            vectors = self._bert.embed(input_ids, attention_mask)
-        except ValueError as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
-        return pb_utils.InferenceResponse([pb_utils.Tensor("embedding", vectors)])
+        answers: list[Any] = [None] * len(requests)
+        # By length; Triton puts only equal shapes together, but a model should not rest on a setting.
+        groups: dict[int, list[tuple[int, Any, Any]]] = {}
+        for index, request in enumerate(requests):
+            ids = pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy()
+            mask = pb_utils.get_input_tensor_by_name(request, "attention_mask").as_numpy()
+            try:
+                if ids.shape != mask.shape:
+                    raise ValueError(f"input_ids is {ids.shape}, but attention_mask is {mask.shape}")
+                self._bert.check(ids)
+            except ValueError as error:
+                refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+                answers[index] = pb_utils.InferenceResponse(error=refusal)
+            else:
+                groups.setdefault(ids.shape[1], []).append((index, ids, mask))
+        for group in groups.values():
+            numbers, ids, masks = zip(*group)  # noqa: B905 - Python 3.9
+            vectors = self._bert.embed(np.concatenate(ids), np.concatenate(masks))
+            ends = np.cumsum([len(each) for each in ids])[:-1]
+            for number, part in zip(numbers, np.split(vectors, ends)):  # noqa: B905
+                answers[number] = pb_utils.InferenceResponse([pb_utils.Tensor("embedding", part)])
+        return answers

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LedgerRecord(_message.Message):
-    __slots__ = ("id", "unix_ns", "tenant", "user", "key", "feature", "run", "eval", "route", "operation", "model_asked", "model", "pool", "provider", "endpoint", "reason", "outcome", "code", "status", "cache", "stream", "usage", "prompt_tokens", "cached_prompt_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_known", "cost_nanousd", "reserved_nanousd", "reserved_tokens", "saved_by_cache_nanousd", "saved_by_routing_nanousd", "price_revision", "stage_ns", "queue_ns", "first_byte_ns", "first_token_ns", "last_byte_ns", "duration_ns", "attempts", "policy", "owner", "charges", "trace")
+    __slots__ = ("id", "unix_ns", "tenant", "user", "key", "feature", "run", "eval", "route", "operation", "model_asked", "model", "pool", "provider", "endpoint", "reason", "outcome", "code", "status", "cache", "stream", "usage", "prompt_tokens", "cached_prompt_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens", "cost_known", "cost_nanousd", "reserved_nanousd", "reserved_tokens", "saved_by_cache_nanousd", "saved_by_routing_nanousd", "price_revision", "stage_ns", "queue_ns", "first_byte_ns", "first_token_ns", "last_byte_ns", "duration_ns", "attempts", "policy", "owner", "charges", "trace", "rows", "batch_rows", "tensor_tokens", "padded_tokens", "service_ns")
     class Usage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         NONE: _ClassVar[LedgerRecord.Usage]
@@ -62,6 +62,11 @@ class LedgerRecord(_message.Message):
     OWNER_FIELD_NUMBER: _ClassVar[int]
     CHARGES_FIELD_NUMBER: _ClassVar[int]
     TRACE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PADDED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_NS_FIELD_NUMBER: _ClassVar[int]
     id: bytes
     unix_ns: int
     tenant: str
@@ -107,7 +112,12 @@ class LedgerRecord(_message.Message):
     owner: str
     charges: _containers.RepeatedCompositeFieldContainer[BudgetCharge]
     trace: Trace
-    def __init__(self, id: _Optional[bytes] = ..., unix_ns: _Optional[int] = ..., tenant: _Optional[str] = ..., user: _Optional[str] = ..., key: _Optional[str] = ..., feature: _Optional[str] = ..., run: _Optional[str] = ..., eval: _Optional[str] = ..., route: _Optional[str] = ..., operation: _Optional[str] = ..., model_asked: _Optional[str] = ..., model: _Optional[str] = ..., pool: _Optional[str] = ..., provider: _Optional[str] = ..., endpoint: _Optional[str] = ..., reason: _Optional[str] = ..., outcome: _Optional[str] = ..., code: _Optional[str] = ..., status: _Optional[int] = ..., cache: _Optional[str] = ..., stream: _Optional[bool] = ..., usage: _Optional[_Union[LedgerRecord.Usage, str]] = ..., prompt_tokens: _Optional[int] = ..., cached_prompt_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., cost_known: _Optional[bool] = ..., cost_nanousd: _Optional[int] = ..., reserved_nanousd: _Optional[int] = ..., reserved_tokens: _Optional[int] = ..., saved_by_cache_nanousd: _Optional[int] = ..., saved_by_routing_nanousd: _Optional[int] = ..., price_revision: _Optional[str] = ..., stage_ns: _Optional[_Iterable[int]] = ..., queue_ns: _Optional[int] = ..., first_byte_ns: _Optional[int] = ..., first_token_ns: _Optional[int] = ..., last_byte_ns: _Optional[int] = ..., duration_ns: _Optional[int] = ..., attempts: _Optional[int] = ..., policy: _Optional[str] = ..., owner: _Optional[str] = ..., charges: _Optional[_Iterable[_Union[BudgetCharge, _Mapping[str, object]]]] = ..., trace: _Optional[_Union[Trace, _Mapping[str, object]]] = ...) -> None: ...
+    rows: int
+    batch_rows: int
+    tensor_tokens: int
+    padded_tokens: int
+    service_ns: int
+    def __init__(self, id: _Optional[bytes] = ..., unix_ns: _Optional[int] = ..., tenant: _Optional[str] = ..., user: _Optional[str] = ..., key: _Optional[str] = ..., feature: _Optional[str] = ..., run: _Optional[str] = ..., eval: _Optional[str] = ..., route: _Optional[str] = ..., operation: _Optional[str] = ..., model_asked: _Optional[str] = ..., model: _Optional[str] = ..., pool: _Optional[str] = ..., provider: _Optional[str] = ..., endpoint: _Optional[str] = ..., reason: _Optional[str] = ..., outcome: _Optional[str] = ..., code: _Optional[str] = ..., status: _Optional[int] = ..., cache: _Optional[str] = ..., stream: _Optional[bool] = ..., usage: _Optional[_Union[LedgerRecord.Usage, str]] = ..., prompt_tokens: _Optional[int] = ..., cached_prompt_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., cost_known: _Optional[bool] = ..., cost_nanousd: _Optional[int] = ..., reserved_nanousd: _Optional[int] = ..., reserved_tokens: _Optional[int] = ..., saved_by_cache_nanousd: _Optional[int] = ..., saved_by_routing_nanousd: _Optional[int] = ..., price_revision: _Optional[str] = ..., stage_ns: _Optional[_Iterable[int]] = ..., queue_ns: _Optional[int] = ..., first_byte_ns: _Optional[int] = ..., first_token_ns: _Optional[int] = ..., last_byte_ns: _Optional[int] = ..., duration_ns: _Optional[int] = ..., attempts: _Optional[int] = ..., policy: _Optional[str] = ..., owner: _Optional[str] = ..., charges: _Optional[_Iterable[_Union[BudgetCharge, _Mapping[str, object]]]] = ..., trace: _Optional[_Union[Trace, _Mapping[str, object]]] = ..., rows: _Optional[int] = ..., batch_rows: _Optional[int] = ..., tensor_tokens: _Optional[int] = ..., padded_tokens: _Optional[int] = ..., service_ns: _Optional[int] = ...) -> None: ...
 
 class BudgetCharge(_message.Message):
     __slots__ = ("budget", "value", "period_start_s", "amount")

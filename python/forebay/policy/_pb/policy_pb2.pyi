@@ -7,6 +7,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    P0: _ClassVar[Priority]
+    P1: _ClassVar[Priority]
+    P2: _ClassVar[Priority]
+PRIORITY_UNSPECIFIED: Priority
+P0: Priority
+P1: Priority
+P2: Priority
+
 class Policy(_message.Message):
     __slots__ = ("name", "gateway", "envoy", "pools", "models", "tiers", "tenants", "keys", "features", "limits", "routes", "cache", "budgets", "ledger", "telemetry")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -94,7 +105,7 @@ class ServerTls(_message.Message):
     def __init__(self, certificate_file: _Optional[str] = ..., private_key_file: _Optional[str] = ...) -> None: ...
 
 class Pool(_message.Message):
-    __slots__ = ("name", "protocol", "endpoints", "tls", "path_prefix", "credential", "max_concurrency", "provider", "health")
+    __slots__ = ("name", "protocol", "endpoints", "tls", "path_prefix", "credential", "max_concurrency", "provider", "health", "queue")
     class Protocol(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PROTOCOL_UNSPECIFIED: _ClassVar[Pool.Protocol]
@@ -118,6 +129,7 @@ class Pool(_message.Message):
     MAX_CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
     name: str
     protocol: Pool.Protocol
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
@@ -127,7 +139,20 @@ class Pool(_message.Message):
     max_concurrency: int
     provider: str
     health: HealthCheck
-    def __init__(self, name: _Optional[str] = ..., protocol: _Optional[_Union[Pool.Protocol, str]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping[str, object]]]] = ..., tls: _Optional[_Union[ClientTls, _Mapping[str, object]]] = ..., path_prefix: _Optional[str] = ..., credential: _Optional[_Union[Credential, _Mapping[str, object]]] = ..., max_concurrency: _Optional[int] = ..., provider: _Optional[str] = ..., health: _Optional[_Union[HealthCheck, _Mapping[str, object]]] = ...) -> None: ...
+    queue: TensorQueue
+    def __init__(self, name: _Optional[str] = ..., protocol: _Optional[_Union[Pool.Protocol, str]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping[str, object]]]] = ..., tls: _Optional[_Union[ClientTls, _Mapping[str, object]]] = ..., path_prefix: _Optional[str] = ..., credential: _Optional[_Union[Credential, _Mapping[str, object]]] = ..., max_concurrency: _Optional[int] = ..., provider: _Optional[str] = ..., health: _Optional[_Union[HealthCheck, _Mapping[str, object]]] = ..., queue: _Optional[_Union[TensorQueue, _Mapping[str, object]]] = ...) -> None: ...
+
+class TensorQueue(_message.Message):
+    __slots__ = ("max_rows", "max_tokens", "max_bytes", "timeout_ms")
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    max_rows: int
+    max_tokens: int
+    max_bytes: int
+    timeout_ms: int
+    def __init__(self, max_rows: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_bytes: _Optional[int] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("address",)
@@ -166,7 +191,7 @@ class HealthCheck(_message.Message):
     def __init__(self, path: _Optional[str] = ..., interval_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "aliases", "revision", "tokenizer", "image_tokens", "context_window_tokens", "max_output_tokens", "prices", "capabilities", "tags", "pools", "upstream_name", "price_id")
+    __slots__ = ("name", "aliases", "revision", "tokenizer", "image_tokens", "context_window_tokens", "max_output_tokens", "prices", "capabilities", "tags", "pools", "upstream_name", "price_id", "tensors")
     class Capability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CAPABILITY_UNSPECIFIED: _ClassVar[Model.Capability]
@@ -202,6 +227,7 @@ class Model(_message.Message):
     POOLS_FIELD_NUMBER: _ClassVar[int]
     UPSTREAM_NAME_FIELD_NUMBER: _ClassVar[int]
     PRICE_ID_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
     name: str
     aliases: _containers.RepeatedScalarFieldContainer[str]
     revision: str
@@ -215,7 +241,133 @@ class Model(_message.Message):
     pools: _containers.RepeatedScalarFieldContainer[str]
     upstream_name: str
     price_id: str
-    def __init__(self, name: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ..., tokenizer: _Optional[str] = ..., image_tokens: _Optional[_Union[ImageTokens, _Mapping[str, object]]] = ..., context_window_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., prices: _Optional[_Union[Prices, _Mapping[str, object]]] = ..., capabilities: _Optional[_Iterable[_Union[Model.Capability, str]]] = ..., tags: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[str]] = ..., upstream_name: _Optional[str] = ..., price_id: _Optional[str] = ...) -> None: ...
+    tensors: Tensors
+    def __init__(self, name: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., revision: _Optional[str] = ..., tokenizer: _Optional[str] = ..., image_tokens: _Optional[_Union[ImageTokens, _Mapping[str, object]]] = ..., context_window_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., prices: _Optional[_Union[Prices, _Mapping[str, object]]] = ..., capabilities: _Optional[_Iterable[_Union[Model.Capability, str]]] = ..., tags: _Optional[_Iterable[str]] = ..., pools: _Optional[_Iterable[str]] = ..., upstream_name: _Optional[str] = ..., price_id: _Optional[str] = ..., tensors: _Optional[_Union[Tensors, _Mapping[str, object]]] = ...) -> None: ...
+
+class Tensors(_message.Message):
+    __slots__ = ("ragged_inputs", "ragged_outputs", "mask_input", "length_classes", "max_length_classes", "max_batch_rows", "instances", "max_padded_tokens", "preferred_rows", "retry", "answers", "embeddings", "generation")
+    class Retry(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        RETRY_UNSPECIFIED: _ClassVar[Tensors.Retry]
+        ONCE: _ClassVar[Tensors.Retry]
+        NEVER: _ClassVar[Tensors.Retry]
+    RETRY_UNSPECIFIED: Tensors.Retry
+    ONCE: Tensors.Retry
+    NEVER: Tensors.Retry
+    class Answers(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ANSWERS_UNSPECIFIED: _ClassVar[Tensors.Answers]
+        VARY: _ClassVar[Tensors.Answers]
+        DETERMINISTIC: _ClassVar[Tensors.Answers]
+    ANSWERS_UNSPECIFIED: Tensors.Answers
+    VARY: Tensors.Answers
+    DETERMINISTIC: Tensors.Answers
+    RAGGED_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    RAGGED_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    MASK_INPUT_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    MAX_LENGTH_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    MAX_PADDED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREFERRED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    ragged_inputs: _containers.RepeatedCompositeFieldContainer[RaggedInput]
+    ragged_outputs: _containers.RepeatedCompositeFieldContainer[RaggedOutput]
+    mask_input: str
+    length_classes: _containers.RepeatedScalarFieldContainer[int]
+    max_length_classes: int
+    max_batch_rows: int
+    instances: int
+    max_padded_tokens: int
+    preferred_rows: _containers.RepeatedScalarFieldContainer[int]
+    retry: Tensors.Retry
+    answers: Tensors.Answers
+    embeddings: EmbeddingTensors
+    generation: GenerationTensors
+    def __init__(self, ragged_inputs: _Optional[_Iterable[_Union[RaggedInput, _Mapping[str, object]]]] = ..., ragged_outputs: _Optional[_Iterable[_Union[RaggedOutput, _Mapping[str, object]]]] = ..., mask_input: _Optional[str] = ..., length_classes: _Optional[_Iterable[int]] = ..., max_length_classes: _Optional[int] = ..., max_batch_rows: _Optional[int] = ..., instances: _Optional[int] = ..., max_padded_tokens: _Optional[int] = ..., preferred_rows: _Optional[_Iterable[int]] = ..., retry: _Optional[_Union[Tensors.Retry, str]] = ..., answers: _Optional[_Union[Tensors.Answers, str]] = ..., embeddings: _Optional[_Union[EmbeddingTensors, _Mapping[str, object]]] = ..., generation: _Optional[_Union[GenerationTensors, _Mapping[str, object]]] = ...) -> None: ...
+
+class RaggedInput(_message.Message):
+    __slots__ = ("name", "dim", "pad_value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    PAD_VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dim: int
+    pad_value: float
+    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., pad_value: _Optional[float] = ...) -> None: ...
+
+class RaggedOutput(_message.Message):
+    __slots__ = ("name", "dim")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dim: int
+    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ...) -> None: ...
+
+class EmbeddingTensors(_message.Message):
+    __slots__ = ("text_input", "tokens", "output")
+    TEXT_INPUT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    text_input: str
+    tokens: TokenInputs
+    output: str
+    def __init__(self, text_input: _Optional[str] = ..., tokens: _Optional[_Union[TokenInputs, _Mapping[str, object]]] = ..., output: _Optional[str] = ...) -> None: ...
+
+class TokenInputs(_message.Message):
+    __slots__ = ("ids", "mask", "type_ids", "tokenizer_file", "max_tokens")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    TYPE_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZER_FILE_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ids: str
+    mask: str
+    type_ids: str
+    tokenizer_file: str
+    max_tokens: int
+    def __init__(self, ids: _Optional[str] = ..., mask: _Optional[str] = ..., type_ids: _Optional[str] = ..., tokenizer_file: _Optional[str] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+
+class GenerationTensors(_message.Message):
+    __slots__ = ("text_input", "stream_input", "parameters_input", "parameter_inputs", "text_output", "text", "finish_reason_output", "output_tokens_output", "chat_template")
+    class Text(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        TEXT_UNSPECIFIED: _ClassVar[GenerationTensors.Text]
+        DELTA: _ClassVar[GenerationTensors.Text]
+        CUMULATIVE: _ClassVar[GenerationTensors.Text]
+    TEXT_UNSPECIFIED: GenerationTensors.Text
+    DELTA: GenerationTensors.Text
+    CUMULATIVE: GenerationTensors.Text
+    class ParameterInputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    TEXT_INPUT_FIELD_NUMBER: _ClassVar[int]
+    STREAM_INPUT_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_INPUT_FIELD_NUMBER: _ClassVar[int]
+    PARAMETER_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    text_input: str
+    stream_input: str
+    parameters_input: str
+    parameter_inputs: _containers.ScalarMap[str, str]
+    text_output: str
+    text: GenerationTensors.Text
+    finish_reason_output: str
+    output_tokens_output: str
+    chat_template: str
+    def __init__(self, text_input: _Optional[str] = ..., stream_input: _Optional[str] = ..., parameters_input: _Optional[str] = ..., parameter_inputs: _Optional[_Mapping[str, str]] = ..., text_output: _Optional[str] = ..., text: _Optional[_Union[GenerationTensors.Text, str]] = ..., finish_reason_output: _Optional[str] = ..., output_tokens_output: _Optional[str] = ..., chat_template: _Optional[str] = ...) -> None: ...
 
 class ImageTokens(_message.Message):
     __slots__ = ("tiles", "patches", "flat_tokens")
@@ -276,20 +428,24 @@ class LongPromptPrices(_message.Message):
     def __init__(self, above_prompt_tokens: _Optional[int] = ..., prompt_nanousd_per_million_tokens: _Optional[int] = ..., output_nanousd_per_million_tokens: _Optional[int] = ..., cached_prompt_nanousd_per_million_tokens: _Optional[int] = ..., cache_write_nanousd_per_million_tokens: _Optional[int] = ...) -> None: ...
 
 class Tier(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "priority")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, name: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class Tenant(_message.Message):
-    __slots__ = ("name", "tier", "models")
+    __slots__ = ("name", "tier", "models", "weight")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
     name: str
     tier: str
     models: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., tier: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ...) -> None: ...
+    weight: int
+    def __init__(self, name: _Optional[str] = ..., tier: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class Key(_message.Message):
     __slots__ = ("id", "sha256", "tenant", "user", "tier", "models", "features", "expires_unix_ms", "disabled")
@@ -314,14 +470,16 @@ class Key(_message.Message):
     def __init__(self, id: _Optional[str] = ..., sha256: _Optional[str] = ..., tenant: _Optional[str] = ..., user: _Optional[str] = ..., tier: _Optional[str] = ..., models: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[str]] = ..., expires_unix_ms: _Optional[int] = ..., disabled: _Optional[bool] = ...) -> None: ...
 
 class Feature(_message.Message):
-    __slots__ = ("name", "cache", "max_output_tokens")
+    __slots__ = ("name", "cache", "max_output_tokens", "priority")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     name: str
     cache: FeatureCache
     max_output_tokens: int
-    def __init__(self, name: _Optional[str] = ..., cache: _Optional[_Union[FeatureCache, _Mapping[str, object]]] = ..., max_output_tokens: _Optional[int] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, name: _Optional[str] = ..., cache: _Optional[_Union[FeatureCache, _Mapping[str, object]]] = ..., max_output_tokens: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class FeatureCache(_message.Message):
     __slots__ = ("mode", "ttl_ms", "sharing", "sampled", "tags")

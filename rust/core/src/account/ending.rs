@@ -140,7 +140,8 @@ impl Outcome {
         !matches!(self, Self::Ok | Self::Hit | Self::Follow)
     }
 
-    fn of(ending: &Ending) -> Self {
+    /// How it ended, by the log alone.
+    pub fn of(ending: &Ending) -> Self {
         if ending.aborted {
             Self::Aborted
         } else if ending.timed_out {

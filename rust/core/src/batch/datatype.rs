@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+
 /// An element type, by its `KServe` v2 name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Datatype {
@@ -72,6 +74,64 @@ impl Datatype {
     pub fn element_bytes(self) -> Option<u64> {
         TABLE[self as usize].2
     }
+
+    /// One element of this value in raw form; `None` if the datatype cannot hold it exactly. `BYTES` holds 0 alone, as
+    /// an empty text.
+    #[expect(clippy::float_cmp, reason = "exactly this value, or none")]
+    pub fn element_of(self, value: f64) -> Option<Bytes> {
+        macro_rules! exactly {
+            ($type:ty) => {{
+                let element = value as $type;
+                // Bit for bit, so that neither a fraction nor a sign is lost.
+                (f64::from(element).to_bits() == (value + 0.0).to_bits()).then(|| raw(&element.to_le_bytes()))
+            }};
+        }
+        match self {
+            Self::Bool => (value == 0.0 || value == 1.0).then(|| raw(&[u8::from(value == 1.0)])),
+            Self::Uint8 => exactly!(u8),
+            Self::Uint16 => exactly!(u16),
+            Self::Uint32 => exactly!(u32),
+            Self::Int8 => exactly!(i8),
+            Self::Int16 => exactly!(i16),
+            Self::Int32 => exactly!(i32),
+            Self::Uint64 => whole(value).and_then(|v| u64::try_from(v).ok()).map(|v| raw(&v.to_le_bytes())),
+            Self::Int64 => whole(value).map(|v| raw(&v.to_le_bytes())),
+            Self::Fp32 => exactly!(f32),
+            Self::Fp64 => Some(raw(&value.to_le_bytes())),
+            Self::Fp16 => {
+                (0..=u16::MAX).find(|&bits| half(bits) == value).map(|bits| raw(&bits.to_le_bytes()))
+            }
+            Self::Bf16 => {
+                let single = value as f32;
+                let bits = single.to_bits();
+                (f64::from(single) == value && bits.trailing_zeros() >= 16)
+                    .then(|| raw(&((bits >> 16) as u16).to_le_bytes()))
+            }
+            Self::Bytes => (value == 0.0).then(|| raw(&[0; 4])),
+        }
+    }
+}
+
+fn raw(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
+/// A whole number that a double holds exactly.
+#[expect(clippy::float_cmp, reason = "a fraction, however small, is one")]
+fn whole(value: f64) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
+    (value.trunc() == value && value.abs() <= EXACT).then_some(value as i64)
+}
+
+/// The value of a finite half; not a number for any other, which equals nothing.
+fn half(bits: u16) -> f64 {
+    let (sign, exponent, fraction) = (bits >> 15, i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+    let size = match exponent {
+        31 => return f64::NAN,
+        0 => fraction * 2_f64.powi(-24),
+        _ => (1024.0 + fraction) * 2_f64.powi(exponent - 25),
+    };
+    if sign == 1 { -size } else { size }
 }
 
 impl fmt::Display for Datatype {
@@ -91,5 +151,20 @@ mod tests {
             assert_eq!(Datatype::from_name(row.1), Some(row.0));
         }
         assert_eq!(Datatype::from_name("fp32"), None);
+    }
+
+    #[test]
+    fn an_element_is_exact_or_none() {
+        let of = |datatype: Datatype, value| datatype.element_of(value).map(|raw| raw.to_vec());
+        assert_eq!(of(Datatype::Int64, -100.0), Some((-100_i64).to_le_bytes().to_vec()));
+        assert_eq!(of(Datatype::Int8, 200.0), None);
+        assert_eq!(of(Datatype::Uint64, -1.0), None);
+        assert_eq!(of(Datatype::Int32, 0.5), None);
+        assert_eq!(of(Datatype::Fp32, -0.5), Some((-0.5_f32).to_le_bytes().to_vec()));
+        assert_eq!(of(Datatype::Fp16, 1.0), Some(vec![0, 0x3c]));
+        assert_eq!(of(Datatype::Fp16, 1e9), None);
+        assert_eq!(of(Datatype::Bf16, 1.0), Some(vec![0x80, 0x3f]));
+        assert_eq!(of(Datatype::Bool, 2.0), None);
+        assert_eq!(of(Datatype::Bytes, 0.0), Some(vec![0; 4]));
     }
 }

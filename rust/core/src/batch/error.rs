@@ -159,32 +159,32 @@ pub enum BatchError {
         /// Rows of the request's first input
         first_rows: u64,
     },
-    /// More rows than one batch of the model may have
+    /// More rows than the batches of one request may have together
     TooManyRows {
         /// Rows that came
         rows: u64,
-        /// The model's bound
+        /// The bound
         max_rows: u64,
     },
     /// The pool's queue has no room now
     QueueFull {
         /// The pool
         pool: Arc<str>,
-        /// Rows that wait
-        rows: u64,
-        /// Bound on rows
-        max_rows: u64,
-        /// Bytes that wait
-        bytes: u64,
-        /// Bound on bytes
-        max_bytes: u64,
+        /// What there is no room for
+        unit: QueueUnit,
+        /// How much of it waits
+        waiting: u64,
+        /// How much may wait
+        max: u64,
     },
     /// One request is larger than the whole queue may be
     LargerThanQueue {
-        /// Its bytes
-        bytes: u64,
-        /// Bound on bytes
-        max_bytes: u64,
+        /// What it has too much of
+        unit: QueueUnit,
+        /// How much it has
+        given: u64,
+        /// How much may wait
+        max: u64,
     },
     /// The model's answer has another number of rows than the batch
     OutputRows {
@@ -195,6 +195,50 @@ pub enum BatchError {
         /// Rows of the batch
         rows: u64,
     },
+    /// An output that must have the padded length has another one
+    OutputLength {
+        /// The output
+        tensor: Arc<str>,
+        /// Its shape
+        shape: Vec<u64>,
+        /// The dimension that must have it, behind the rows
+        dim: usize,
+        /// The padded length
+        length: u64,
+    },
+    /// The answers to the parts of one request do not belong together
+    PartsDiffer {
+        /// The output
+        tensor: Arc<str>,
+        /// Its shape in the first part
+        first_shape: Vec<u64>,
+        /// Its shape in another part; empty if it is not there or has no rows
+        shape: Vec<u64>,
+    },
+}
+
+/// What a queue is bounded in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QueueUnit {
+    /// Rows of tensors
+    Rows,
+    /// Rows times length
+    Tokens,
+    /// Bytes of tensors
+    Bytes,
+}
+
+// === impl QueueUnit ===
+
+impl QueueUnit {
+    /// Its name in messages and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Tokens => "tokens",
+            Self::Bytes => "bytes",
+        }
+    }
 }
 
 // === impl BatchError ===
@@ -225,6 +269,8 @@ impl BatchError {
             Self::QueueFull { .. } => "batch_queue_full",
             Self::LargerThanQueue { .. } => "batch_larger_than_queue",
             Self::OutputRows { .. } => "batch_output_rows",
+            Self::OutputLength { .. } => "batch_output_length",
+            Self::PartsDiffer { .. } => "batch_parts_differ",
         }
     }
 
@@ -232,7 +278,7 @@ impl BatchError {
     pub fn class(&self) -> Class {
         match self {
             Self::QueueFull { .. } => Class::Load,
-            Self::OutputRows { .. } => Class::Answer,
+            Self::OutputRows { .. } | Self::OutputLength { .. } | Self::PartsDiffer { .. } => Class::Answer,
             _ => Class::Request,
         }
     }
@@ -246,7 +292,6 @@ impl BatchError {
                 | Self::MissingInput { .. }
                 | Self::UnknownInput { .. }
                 | Self::UnknownOutput { .. }
-                | Self::TooManyRows { .. }
         )
     }
 }
@@ -311,15 +356,25 @@ impl fmt::Display for BatchError {
             ),
             Self::TooManyRows { rows, max_rows } => write!(
                 f,
-                "the request has {rows} rows, but one batch of the model has at most {max_rows}; send it in parts"
+                "the request has {rows} rows, but one request may have at most {max_rows}; send it in parts"
             ),
-            Self::QueueFull { pool, rows, max_rows, bytes, max_bytes } => write!(
+            Self::QueueFull { pool, unit, waiting, max } => write!(
                 f,
-                "the queue of pool `{pool}` is full: {rows} of {max_rows} rows and {bytes} of {max_bytes} bytes wait; try again later"
+                "the queue of pool `{pool}` is full: {waiting} of {max} {} wait; try again later",
+                unit.name()
             ),
-            Self::LargerThanQueue { bytes, max_bytes } => write!(
+            Self::LargerThanQueue { unit, given, max } => write!(
                 f,
-                "the request has {bytes} bytes of tensors, but a whole queue has at most {max_bytes}; send it in parts"
+                "the request has {given} {unit}, but a whole queue has at most {max}; send it in parts",
+                unit = unit.name()
+            ),
+            Self::OutputLength { tensor, shape, dim, length } => write!(
+                f,
+                "the model answered `{tensor}` with the shape {shape:?}, but dimension {dim} behind the rows must be the padded length {length}; take it out of `ragged_outputs` if it is not cut back"
+            ),
+            Self::PartsDiffer { tensor, first_shape, shape } => write!(
+                f,
+                "the model answered `{tensor}` with the shape {first_shape:?} to one part of a request and {shape:?} to another; they must be equal but for the rows"
             ),
             Self::OutputRows { tensor, shape, rows } => write!(
                 f,

@@ -7,10 +7,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::padding::{Padding, padded_bytes};
 use super::{BatchError, Datatype, Tensor};
 
 /// A dimension that may have any size.
 pub const ANY: i64 = -1;
+
+/// Most batches that one request may be cut into.
+const MAX_PARTS: u64 = 1024;
+
+/// Most bytes of a mask that is made: a request of empty rows must not make a huge one.
+const MAX_MASK_BYTES: usize = 64 << 20;
 
 /// Whether a request may leave an input out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +51,26 @@ pub struct TensorSpec {
     pub dims: Vec<i64>,
     /// Whether it may be left out
     pub presence: Presence,
+    /// Its dimension that is padded; `None`: requests share a batch only where all dimensions are equal
+    pub ragged: Option<Ragged>,
+}
+
+/// A dimension that differs between the requests of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ragged {
+    /// Behind the rows: 0 is the first one there
+    pub dim: usize,
+    /// One element of padding, in raw little-endian form; for BYTES the 4 bytes of an empty text's length
+    pub pad: Bytes,
+}
+
+/// One output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputSpec {
+    /// Its name
+    pub name: Arc<str>,
+    /// Its dimension behind the rows that has the padded length, and is cut back to the request's own
+    pub ragged_dim: Option<usize>,
 }
 
 /// What a model takes and gives.
@@ -51,8 +78,10 @@ pub struct TensorSpec {
 pub struct ModelShape {
     /// Inputs in the model's order
     pub inputs: Vec<TensorSpec>,
-    /// Names of the outputs in the model's order
-    pub outputs: Vec<Arc<str>>,
+    /// Outputs in the model's order
+    pub outputs: Vec<OutputSpec>,
+    /// Index of the input that says what is real (1) and what is padding (0); made for requests that leave it out
+    pub mask: Option<usize>,
     /// Whether and how far requests share a batch
     pub batching: Batching,
 }
@@ -64,8 +93,22 @@ pub struct Checked {
     pub(super) signature: Arc<[u8]>,
     pub(super) options: Bytes,
     pub(super) rows: u64,
+    /// When its own inputs are as long as its longest one
     pub(super) bytes: u64,
+    pub(super) length: u64,
     pub(super) max_rows: Option<u64>,
+    pub(super) shares: Shares,
+    /// Outputs that are cut back, with the dimension behind the rows
+    pub(super) ragged_outputs: Vec<(Arc<str>, usize)>,
+}
+
+/// With which requests of its signature a request may share a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shares {
+    /// Those of any length: all are padded to one
+    AnyLength,
+    /// Those of the same shapes, which the signature says
+    SameShape,
 }
 
 // === impl TensorSpec ===
@@ -127,7 +170,7 @@ impl ModelShape {
         options: Bytes,
     ) -> Result<Checked, BatchError> {
         for name in outputs {
-            if !self.outputs.iter().any(|output| **output == *name) {
+            if !self.outputs.iter().any(|output| *output.name == *name) {
                 return Err(BatchError::UnknownOutput {
                     tensor: name.to_owned(),
                     expected: self.describe_outputs(),
@@ -136,7 +179,6 @@ impl ModelShape {
         }
         let mut placed: Vec<Option<Tensor>> = vec![None; self.inputs.len()];
         let mut rows = None;
-        let mut bytes = options.len() as u64;
         for tensor in inputs {
             let Some(at) = self.inputs.iter().position(|spec| spec.name == *tensor.name()) else {
                 let tensor = Arc::clone(tensor.name());
@@ -156,8 +198,13 @@ impl ModelShape {
                 }
                 _ => rows = Some(tensor_rows),
             }
-            bytes = bytes.saturating_add(tensor.data().len() as u64);
             placed[at] = Some(tensor.with_name(Arc::clone(&self.inputs[at].name)));
+        }
+        let longest = self.lengths(&placed).max();
+        if let (Some(at), Some(rows), Some(length)) = (self.mask, rows, longest)
+            && placed[at].is_none()
+        {
+            placed[at] = self.mask_of(at, rows, length);
         }
         for (spec, tensor) in self.inputs.iter().zip(&placed) {
             if tensor.is_none() && spec.presence == Presence::Required {
@@ -168,19 +215,97 @@ impl ModelShape {
         if rows.is_none() && self.batching != Batching::Whole {
             return Err(BatchError::NoInputs { expected: self.describe_inputs() });
         }
-        let signature = self.signature(&placed, &options);
+        self.proven(placed, options, rows.unwrap_or(1), longest)
+    }
+
+    /// The request as it is queued.
+    fn proven(
+        &self,
+        mut placed: Vec<Option<Tensor>>,
+        options: Bytes,
+        rows: u64,
+        longest: Option<u64>,
+    ) -> Result<Checked, BatchError> {
         let max_rows = match self.batching {
             Batching::Rows { max_rows } => Some(max_rows),
             Batching::Whole => None,
         };
-        Ok(Checked {
-            inputs: placed.into_iter().flatten().collect(),
-            signature,
-            options,
-            rows: rows.unwrap_or(1),
-            bytes,
-            max_rows,
+        let most_rows = max_rows.map_or(u64::MAX, |max_rows| max_rows.saturating_mul(MAX_PARTS));
+        if rows > most_rows {
+            return Err(BatchError::TooManyRows { rows, max_rows: most_rows });
+        }
+        let length = longest.unwrap_or(1);
+        // An empty dimension made longer could make something huge of nothing: such a request is taken as it is.
+        let shares = match max_rows {
+            Some(_) if longest.is_some() && self.lengths(&placed).all(|length| length > 0) => {
+                Shares::AnyLength
+            }
+            _ => Shares::SameShape,
+        };
+        let signature = self.signature(&placed, &options, shares);
+        let mut ragged_outputs = Vec::new();
+        if shares == Shares::AnyLength {
+            let ragged = |output: &OutputSpec| Some((Arc::clone(&output.name), output.ragged_dim?));
+            ragged_outputs.extend(self.outputs.iter().filter_map(ragged));
+            for (at, slot) in placed.iter_mut().enumerate() {
+                if let Some(padding) = self.padding(at) {
+                    *slot = slot.take().map(|tensor| tensor.with_padding(padding));
+                }
+            }
+        }
+        let inputs: Vec<Tensor> = placed.into_iter().flatten().collect();
+        let padded = inputs.iter().map(|tensor| padded_bytes(tensor, length).unwrap_or(u64::MAX));
+        let bytes = padded.fold(options.len() as u64, u64::saturating_add);
+        Ok(Checked { inputs, signature, options, rows, bytes, length, max_rows, shares, ragged_outputs })
+    }
+
+    /// The ragged dimension of an input, behind the rows. The mask has one by being the mask.
+    fn ragged_dim(&self, at: usize) -> Option<usize> {
+        let spec = &self.inputs[at];
+        let dims = spec.dims.len();
+        let masks = || (self.mask == Some(at)).then(|| dims.checked_sub(1)).flatten();
+        spec.ragged.as_ref().map(|ragged| ragged.dim).filter(|&dim| dim < dims).or_else(masks)
+    }
+
+    /// The ragged dimensions of what came.
+    fn lengths(&self, placed: &[Option<Tensor>]) -> impl Iterator<Item = u64> {
+        placed.iter().enumerate().filter_map(|(at, tensor)| {
+            let tail = self.inputs[at].tail(tensor.as_ref()?.shape(), self.batching)?;
+            tail.get(self.ragged_dim(at)?).copied()
         })
+    }
+
+    /// How an input is padded. Padding that is no element of the datatype is taken as zeros.
+    fn padding(&self, at: usize) -> Option<Padding> {
+        let dim = self.ragged_dim(at)? + 1;
+        let spec = &self.inputs[at];
+        let size = spec.datatype.element_bytes();
+        let given = spec.ragged.as_ref().map(|ragged| ragged.pad.clone());
+        let fits = |pad: &Bytes| size.is_none_or(|size| pad.len() as u64 == size) && !pad.is_empty();
+        let pad = given.filter(fits).or_else(|| spec.datatype.element_of(0.0))?;
+        Some(Padding { dim, pad })
+    }
+
+    /// The mask of a request that has none: ones over its whole length. `None` where the model's dimensions do not
+    /// tell the mask's shape.
+    fn mask_of(&self, at: usize, rows: u64, length: u64) -> Option<Tensor> {
+        let spec = &self.inputs[at];
+        let ragged_dim = self.ragged_dim(at)?;
+        let mut shape = Vec::with_capacity(spec.dims.len() + 1);
+        if self.batching != Batching::Whole {
+            shape.push(i64::try_from(rows).ok()?);
+        }
+        for (dim, &size) in spec.dims.iter().enumerate() {
+            shape.push(if dim == ragged_dim { i64::try_from(length).ok()? } else { size });
+        }
+        let one = spec.datatype.element_of(1.0)?;
+        let bytes =
+            shape.iter().try_fold(one.len(), |all, &size| all.checked_mul(usize::try_from(size).ok()?))?;
+        if bytes > MAX_MASK_BYTES {
+            return None;
+        }
+        let ones = Bytes::from(one.repeat(bytes / one.len()));
+        Tensor::new(Arc::clone(&spec.name), spec.datatype, &shape, ones).ok()
     }
 
     /// Rows of one input that fits, or why it does not.
@@ -199,29 +324,31 @@ impl ModelShape {
         }
         match (self.batching, tensor.shape().first()) {
             (Batching::Rows { .. }, Some(0)) => Err(BatchError::ZeroRows { tensor: name() }),
-            (Batching::Rows { max_rows }, Some(&rows)) if rows > max_rows => {
-                Err(BatchError::TooManyRows { rows, max_rows })
-            }
             (Batching::Rows { .. }, Some(&rows)) => Ok(rows),
             _ => Ok(1),
         }
     }
 
-    /// An injective form of everything but the rows. Requests with equal signatures may share a batch,
-    /// also when the model's shape was learned anew between them.
-    fn signature(&self, placed: &[Option<Tensor>], options: &Bytes) -> Arc<[u8]> {
+    /// An injective form of everything but the rows and what is padded. Requests with equal signatures may share a
+    /// batch, also when the model's shape was learned anew between them.
+    fn signature(&self, placed: &[Option<Tensor>], options: &Bytes, shares: Shares) -> Arc<[u8]> {
         let mut form = Vec::with_capacity(64);
+        form.push(u8::from(shares == Shares::AnyLength));
         let number = |form: &mut Vec<u8>, n: u64| form.extend_from_slice(&n.to_le_bytes());
         number(&mut form, placed.iter().flatten().count() as u64);
-        for (spec, tensor) in self.inputs.iter().zip(placed) {
+        for (at, (spec, tensor)) in self.inputs.iter().zip(placed).enumerate() {
             let Some(tensor) = tensor else { continue };
+            let padded = self.ragged_dim(at).filter(|_| shares == Shares::AnyLength);
             number(&mut form, spec.name.len() as u64);
             form.extend_from_slice(spec.name.as_bytes());
             form.push(spec.datatype as u8);
             let tail = spec.tail(tensor.shape(), self.batching).unwrap_or_default();
             number(&mut form, tail.len() as u64);
-            for &dim in tail {
-                number(&mut form, dim);
+            for (dim, &size) in tail.iter().enumerate() {
+                number(&mut form, if padded == Some(dim) { u64::MAX } else { size });
+            }
+            if let (Some(_), Some(ragged)) = (padded, &spec.ragged) {
+                form.extend_from_slice(&ragged.pad);
             }
             number(&mut form, tensor.options().len() as u64);
             form.extend_from_slice(tensor.options());
@@ -236,7 +363,7 @@ impl ModelShape {
     }
 
     fn describe_outputs(&self) -> String {
-        let all: Vec<String> = self.outputs.iter().map(|name| format!("`{name}`")).collect();
+        let all: Vec<String> = self.outputs.iter().map(|output| format!("`{}`", output.name)).collect();
         all.join(", ")
     }
 }
@@ -253,6 +380,16 @@ impl Checked {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Its longest ragged dimension; 1 where the model has none.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Rows times length: what it is without padding.
+    pub fn tokens(&self) -> u64 {
+        self.rows.saturating_mul(self.length)
+    }
 }
 
 #[cfg(test)]
@@ -262,13 +399,20 @@ mod tests {
     use super::*;
 
     fn spec(name: &str, datatype: Datatype, dims: &[i64]) -> TensorSpec {
-        TensorSpec { name: name.into(), datatype, dims: dims.to_vec(), presence: Presence::Required }
+        TensorSpec {
+            name: name.into(),
+            datatype,
+            dims: dims.to_vec(),
+            presence: Presence::Required,
+            ragged: None,
+        }
     }
 
     fn encoder() -> ModelShape {
         ModelShape {
             inputs: vec![spec("ids", Datatype::Int64, &[ANY]), spec("mask", Datatype::Int64, &[ANY])],
-            outputs: vec!["vector".into()],
+            outputs: vec![OutputSpec { name: "vector".into(), ragged_dim: None }],
+            mask: None,
             batching: Batching::Rows { max_rows: 4 },
         }
     }
@@ -299,8 +443,8 @@ mod tests {
         );
         assert_eq!(refusal(vec![ints("ids", 0, 3)]), "input `ids` has no rows; send at least one");
         assert_eq!(
-            refusal(vec![ints("ids", 5, 3)]),
-            "the request has 5 rows, but one batch of the model has at most 4; send it in parts"
+            refusal(vec![ints("ids", 4097, 0), ints("mask", 4097, 0)]),
+            "the request has 4097 rows, but one request may have at most 4096; send it in parts"
         );
         assert_eq!(
             refusal(vec![ints("ids", 2, 3), ints("mask", 1, 3)]),
@@ -337,5 +481,39 @@ mod tests {
         assert_ne!(base, of(vec![ints("ids", 1, 3), ints("mask", 1, 3)], b"o"));
         let marked = ints("ids", 1, 3).with_options(Bytes::from_static(b"o"));
         assert_ne!(base, of(vec![marked, ints("mask", 1, 3)], b""));
+    }
+
+    fn ragged() -> ModelShape {
+        let mut shape = encoder();
+        shape.inputs[0].ragged = Some(Ragged { dim: 0, pad: Bytes::from_static(&[7; 8]) });
+        shape.mask = Some(1);
+        shape
+    }
+
+    #[test]
+    fn a_request_of_any_length_has_one_signature_and_a_mask() {
+        let of = |inputs| ragged().check(inputs, [], Bytes::new()).unwrap();
+        let (short, long) = (of(vec![ints("ids", 2, 3)]), of(vec![ints("ids", 1, 9), ints("mask", 1, 9)]));
+        assert_eq!(short.signature, long.signature);
+        assert_eq!((short.length(), short.tokens(), long.length()), (3, 6, 9));
+        assert_eq!(short.inputs[1].shape(), [2, 3]);
+        assert_eq!(short.inputs[1].data().as_ref(), 1_i64.to_le_bytes().repeat(6));
+        assert_eq!(short.bytes(), 2 * 3 * 16);
+    }
+
+    #[test]
+    fn an_empty_request_shares_only_with_its_like() {
+        let of = |length| ragged().check(vec![ints("ids", 2, length)], [], Bytes::new()).unwrap();
+        assert_ne!(of(0).signature, of(1).signature);
+        assert!(of(0).inputs.iter().all(|tensor| tensor.padding().is_none()));
+    }
+
+    #[test]
+    fn bytes_count_what_padding_inside_a_request_adds() {
+        let mut shape = ragged();
+        shape.inputs[1].dims = vec![ANY, ANY];
+        let side = Tensor::new("mask".into(), Datatype::Int64, &[1, 4, 1], vec![0; 32].into()).unwrap();
+        let checked = shape.check(vec![ints("ids", 1, 10), side], [], Bytes::new()).unwrap();
+        assert_eq!(checked.bytes(), 80 + 320);
     }
 }

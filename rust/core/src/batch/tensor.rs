@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::padding::Padding;
 use super::{BatchError, Datatype};
 
 /// Bytes of the length in front of every element of a `BYTES` tensor.
@@ -19,6 +20,7 @@ pub struct Tensor {
     shape: Vec<u64>,
     data: Bytes,
     options: Bytes,
+    padding: Option<Padding>,
 }
 
 // === impl Tensor ===
@@ -58,7 +60,7 @@ impl Tensor {
                 return Err(BatchError::Strings { tensor: name, expected: elements, found, left_bytes });
             }
         }
-        Ok(Self { name, datatype, shape: dims, data, options: Bytes::new() })
+        Ok(Self { name, datatype, shape: dims, data, options: Bytes::new(), padding: None })
     }
 
     /// The same tensor with transport options: opaque bytes that must be equal for two requests to share a batch.
@@ -73,6 +75,30 @@ impl Tensor {
     pub(super) fn with_name(mut self, name: Arc<str>) -> Self {
         self.name = name;
         self
+    }
+
+    /// The same tensor, which may be padded. Its shape has the padding's dimension.
+    #[must_use]
+    pub(super) fn with_padding(mut self, padding: Padding) -> Self {
+        self.padding = Some(padding);
+        self
+    }
+
+    /// The same tensor with one dimension changed, and the bytes that fit it.
+    pub(super) fn with_dim(mut self, dim: usize, size: u64, data: Bytes) -> Self {
+        self.shape[dim] = size;
+        self.data = data;
+        self
+    }
+
+    /// A tensor like this one with other rows, and the bytes that fit them.
+    pub(super) fn with_rows(&self, rows: u64, data: Bytes) -> Self {
+        self.clone().with_dim(0, rows, data)
+    }
+
+    /// How it is padded; `None`: not at all.
+    pub(super) fn padding(&self) -> Option<&Padding> {
+        self.padding.as_ref()
     }
 
     /// Its name.
@@ -126,6 +152,7 @@ impl Tensor {
                 shape,
                 data: self.data.slice(at..at + length),
                 options: self.options.clone(),
+                padding: self.padding.clone(),
             });
             (row, at) = (end, at + length);
         }
@@ -142,7 +169,7 @@ fn product(dims: &[u64]) -> Option<u64> {
 }
 
 /// Walks up to `elements` length-prefixed elements: how many were whole, and where the last of them ended.
-fn walk(data: &[u8], elements: u64) -> (u64, usize) {
+pub(super) fn walk(data: &[u8], elements: u64) -> (u64, usize) {
     let (mut found, mut at) = (0, 0);
     while found < elements {
         let Some(prefix) = data[at..].first_chunk::<PREFIX_BYTES>() else { break };

@@ -1,34 +1,30 @@
-//! Owns: when the head of a queue may leave: the whole of the thin path's waiting policy, as one pure function.
-//! Must not know: queues, tensors, who waits. Priorities, deadlines and predicted latency change this file alone.
-//! On failure: not applicable.
+//! Owns: when the next batch of a lane may leave, as one pure function.
+//! Must not know: queues, tensors, who waits, how latency is learned.
+//! On failure: open; where nobody knows when an instance will be idle, the next batch waits for an end.
 
-/// How much a lane may have in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacity {
-    /// Batches that run at the same time: the model's instances over all endpoints
-    pub instances: u32,
-    /// Batches that may be in flight: the instances and one for each endpoint, so that none waits for the wire
-    pub slots: u32,
-}
+use super::Capacity;
 
-/// What the decision sees of one queue and its lane.
+/// A lead is never shorter than this: a timer and a thread are not faster.
+const MIN_LEAD_NS: u64 = 200_000;
+/// And never longer: what comes meanwhile is better company.
+const MAX_LEAD_NS: u64 = 10_000_000;
+
+/// What the decision sees of a lane in which something waits.
 #[derive(Debug, Clone, Copy)]
-pub struct QueueView {
-    /// When its oldest request came
-    pub oldest_ns: u64,
-    /// Rows that wait in it
-    pub rows: u64,
-    /// Rows of a full batch
-    pub max_rows: u64,
-    /// Batches of the lane in flight
+pub(super) struct LaneState {
+    /// Its batches in flight
     pub in_flight: u32,
-    /// What the lane may have in flight
+    /// What it may have in flight
     pub capacity: Capacity,
+    /// When an instance will be idle for the next batch; `None`: nobody knows
+    pub idle_at_ns: Option<u64>,
+    /// How long before that the batch leaves
+    pub lead_ns: u64,
 }
 
-/// When a queue's head may leave.
+/// When a batch may leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
+pub(super) enum Due {
     /// At once
     Now,
     /// At this time, if nothing happens before
@@ -37,45 +33,61 @@ pub enum Due {
     OnCompletion,
 }
 
-/// At once when an instance is idle or the batch is full; otherwise when the oldest has waited `max_delay_ns`.
-/// Nothing leaves while every slot is taken.
-pub fn due(view: QueueView, max_delay_ns: u64, now_ns: u64) -> Due {
-    if view.in_flight >= view.capacity.slots {
+/// At once when an instance is idle. Otherwise so late that the batch arrives just when one will be: leaving earlier
+/// would not run it earlier, only close it to what still comes, be it company or something more urgent. That holds for
+/// a full batch and for a near deadline too. Nothing leaves while every slot is taken.
+pub(super) fn due(lane: LaneState) -> Due {
+    if lane.in_flight >= lane.capacity.slots {
         return Due::OnCompletion;
     }
-    let at_ns = view.oldest_ns.saturating_add(max_delay_ns);
-    if view.in_flight < view.capacity.instances || view.rows >= view.max_rows || now_ns >= at_ns {
+    if lane.in_flight < lane.capacity.instances {
         return Due::Now;
     }
-    Due::At(at_ns)
+    match lane.idle_at_ns {
+        Some(at_ns) => Due::At(at_ns.saturating_sub(lane.lead_ns)),
+        None => Due::OnCompletion,
+    }
+}
+
+/// How long before an instance is idle the next batch leaves: its way, and twice the usual error of the prediction,
+/// but not more than half of what a batch takes.
+pub(super) fn lead_ns(way_ns: u64, error_ns: u64, batch_ns: u64) -> u64 {
+    let most = (batch_ns / 2).clamp(MIN_LEAD_NS, MAX_LEAD_NS);
+    way_ns.saturating_add(error_ns.saturating_mul(2)).clamp(MIN_LEAD_NS, most)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const VIEW: QueueView = QueueView {
-        oldest_ns: 100,
-        rows: 3,
-        max_rows: 8,
+    const LANE: LaneState = LaneState {
         in_flight: 1,
         capacity: Capacity { instances: 1, slots: 2 },
+        idle_at_ns: Some(1000),
+        lead_ns: 100,
     };
 
     #[test]
     fn an_idle_instance_takes_what_is_there() {
-        assert_eq!(due(QueueView { in_flight: 0, ..VIEW }, 50, 100), Due::Now);
+        assert_eq!(due(LaneState { in_flight: 0, ..LANE }), Due::Now);
     }
 
     #[test]
-    fn a_busy_lane_waits_for_a_full_batch_or_the_delay() {
-        assert_eq!(due(VIEW, 50, 100), Due::At(150));
-        assert_eq!(due(VIEW, 50, 150), Due::Now);
-        assert_eq!(due(QueueView { rows: 8, ..VIEW }, 50, 100), Due::Now);
+    fn a_busy_lane_waits_until_just_before_an_instance_is_idle() {
+        assert_eq!(due(LANE), Due::At(900));
+        assert_eq!(due(LaneState { idle_at_ns: None, ..LANE }), Due::OnCompletion);
     }
 
     #[test]
     fn nothing_leaves_while_every_slot_is_taken() {
-        assert_eq!(due(QueueView { in_flight: 2, rows: 8, ..VIEW }, 0, 1000), Due::OnCompletion);
+        assert_eq!(due(LaneState { in_flight: 2, ..LANE }), Due::OnCompletion);
+    }
+
+    #[test]
+    fn a_lead_covers_the_way_and_the_error_within_bounds() {
+        assert_eq!(lead_ns(500_000, 100_000, 20_000_000), 700_000);
+        assert_eq!(lead_ns(0, 0, 20_000_000), MIN_LEAD_NS);
+        assert_eq!(lead_ns(0, 900_000_000, 2_000_000), 1_000_000);
+        assert_eq!(lead_ns(0, 900_000_000, 0), MIN_LEAD_NS);
     }
 }

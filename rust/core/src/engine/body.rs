@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::place::{Onward, full_status};
 use super::recall::{Fill, FollowOutcome, Recall, Waiter};
 use super::session::Session;
-use super::take::{Placed, Short};
+use super::take::{Part, Placed, Short};
 use super::{Answer, Clock, Engine, Forward};
 use crate::account::Outcome;
 use crate::json::{Bounds, Document};
@@ -280,7 +280,8 @@ impl Engine {
         } else {
             Some("nothing bounds the output; send a bound of your own")
         };
-        let placed = Placed { model: Some(at), pool, bound_tokens: bound, bound_nanousd, unbounded };
+        let placed =
+            Placed { part: Part::All, model: Some(at), pool, bound_tokens: bound, bound_nanousd, unbounded };
         if let Err(short) = self.take_placed_limits(session, &placed, waiter, clock) {
             if let Short::Lease = short {
                 stay_aboard(session, fill);

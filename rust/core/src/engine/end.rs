@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::batch::AtBatch;
 use super::recall::Fill;
 use super::session::BudgetNote;
 use super::{Engine, Live};
@@ -14,6 +15,7 @@ use crate::limit::Reservation;
 use crate::policy::pb::route::Operation;
 use crate::pool::{Lease, PoolState};
 use crate::record::{Record, RecordEnd, Spent};
+use crate::request::CacheControl;
 use crate::trace::TraceContext;
 use crate::usage::{UsageFault, read_start, read_usage};
 
@@ -39,6 +41,10 @@ pub struct Open {
     pub(super) charges: Vec<BudgetNote>,
     pub(super) tracing: Option<TraceContext>,
     pub(super) envoy_id: u128,
+    pub(super) address: Box<str>,
+    pub(super) cache_control: CacheControl,
+    /// What it did at the batch service; `None`: nothing yet, or it went elsewhere
+    pub(super) batch: Option<Box<AtBatch>>,
 }
 
 /// What the access log says about one request.
@@ -107,6 +113,12 @@ impl Open {
         }
     }
 
+    /// What was asked for, as its route says.
+    pub(super) fn operation(&self) -> Operation {
+        let route = self.live.snapshot.routes.get(self.route as usize);
+        route.map_or(Operation::Unspecified, |route| route.operation)
+    }
+
     fn expected(&self) -> Expected {
         Expected {
             prompt_tokens: self.record.prompt_tokens,
@@ -151,12 +163,6 @@ impl Engine {
         drop(lease);
     }
 
-    /// A batch answered: the slot is free.
-    pub fn batch_finished(&self, id: u128, now_ns: u64) {
-        let lease = self.open.amend(id, |reservation| self.free_slot(reservation, now_ns));
-        drop(lease);
-    }
-
     /// The access log reported a request: everything about it is over.
     pub fn logged(&self, id: u128, entry: &LogEntry<'_>, now_ns: u64) -> Logged {
         self.metrics.counters.log_entries.fetch_add(1, Relaxed);
@@ -170,6 +176,7 @@ impl Engine {
             return Logged::Unknown;
         };
         drop(self.free_slot(&mut reservation, now_ns));
+        self.unread.remove(reservation.owner.envoy_id);
         if entry.unreachable {
             reservation.owner.pool.failed(now_ns);
         } else if !entry.end.local_reply && !entry.end.aborted && !entry.timed_out {
@@ -185,6 +192,14 @@ impl Engine {
     pub fn left_undecided(&self, envoy_id: u128, now_ns: u64) {
         let keep_ns = self.live.load().snapshot.timing.log_wait_ns.saturating_mul(2);
         self.left.insert(envoy_id, now_ns.saturating_add(keep_ns), now_ns);
+        // A buffered request's stream has ended too; of one that was decided by its headers nothing else will tell.
+        if let Some(id) = self.unread.remove(envoy_id) {
+            let lease = self.open.amend(id, |reservation| {
+                reservation.expires_ns = now_ns;
+                self.free_slot(reservation, now_ns)
+            });
+            drop(lease);
+        }
     }
 
     fn settle(
@@ -194,8 +209,15 @@ impl Engine {
         settlement: Settlement,
         now_ns: u64,
     ) {
-        let nanousd = reservation.owner.cost(&settlement.used);
-        self.limiter.settle(&reservation.held, settlement.used.total(), now_ns);
+        let (tokens, nanousd) = match reservation.owner.taken_for_tensors() {
+            Some(taken) => {
+                taken.settle(&self.limiter, &settlement, now_ns);
+                // What the decision took holds no token.
+                (0, taken.nanousd(&settlement))
+            }
+            None => (settlement.used.total(), reservation.owner.cost(&settlement.used)),
+        };
+        self.limiter.settle(&reservation.held, tokens, now_ns);
         // Without a price nothing was reserved, and nothing is spent that could be counted.
         self.limiter.settle_money(&reservation.held, nanousd.unwrap_or_default(), now_ns);
         self.count_settled(&reservation.owner, entry, &settlement, nanousd);
@@ -208,12 +230,21 @@ impl Engine {
     }
 
     fn judge(&self, open: &Open, entry: &LogEntry<'_>) -> Settlement {
-        let route = open.live.snapshot.routes.get(open.route as usize);
-        let operation = route.map_or(Operation::Unspecified, |route| route.operation);
+        let operation = open.operation();
+        if operation == Operation::Kserve {
+            return open.judge_tensors(entry);
+        }
         let told = self.told(operation, entry);
-        let settlement =
+        let mut settlement =
             settle(&open.expected(), &entry.ending(), told, &self.calibrations.of(&open.record.model));
         if open.model.is_some() {
+            if let Some(end) = open.record.batch
+                && settlement.outcome == Outcome::UpstreamError
+                && end.outcome.is_wasted()
+            {
+                // It knows whether it refused, or its model server failed.
+                settlement.outcome = end.outcome;
+            }
             return settlement;
         }
         // What was decided by headers alone was not counted, so nothing of it can be estimated.
@@ -276,11 +307,17 @@ impl Engine {
         drop(self.free_slot(&mut reservation, now_ns));
         let open = &mut reservation.owner;
         open.end_fill(now_ns);
+        self.unread.remove(open.envoy_id);
         if self.left.has(open.envoy_id) {
             let end = RecordEnd { local_reply: true, aborted: true, ..RecordEnd::default() };
             let entry = LogEntry { end, ..LogEntry::default() };
             let settlement = Settlement { outcome: Outcome::Aborted, ..Settlement::default() };
             self.settle(reservation, &entry, settlement, now_ns);
+            return;
+        }
+        if open.has_ended_at_batch() {
+            let settlement = open.judge_tensors(&LogEntry::default());
+            self.settle(reservation, &LogEntry::default(), settlement, now_ns);
             return;
         }
         let (settlement, nanousd) = bound_of(open);
@@ -299,9 +336,12 @@ impl Engine {
     }
 
     /// Frees concurrency once; the place in the pool comes back to be dropped outside the table's lock.
-    fn free_slot(&self, reservation: &mut Reservation<Open>, now_ns: u64) -> Option<Lease> {
+    pub(super) fn free_slot(&self, reservation: &mut Reservation<Open>, now_ns: u64) -> Option<Lease> {
         let lease = reservation.owner.lease.take()?;
         self.limiter.release(&reservation.held, now_ns);
+        for part in reservation.owner.batch.iter().flat_map(|batch| &batch.parts) {
+            self.limiter.release(&part.held, now_ns);
+        }
         Some(lease)
     }
 }

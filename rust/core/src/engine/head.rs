@@ -101,9 +101,7 @@ impl Engine {
         let matched = snapshot.route(head.method, head.path);
         if let Some(route) = matched.and_then(|at| snapshot.routes.get(at as usize)) {
             session.record.operation = operation_name(route.operation);
-            if route.operation == Operation::Messages {
-                session.errors = ErrorShape::Anthropic;
-            }
+            session.errors = ErrorShape::of(route.operation);
         }
         session.tracing = snapshot
             .tracing

@@ -50,7 +50,7 @@ impl Open {
 }
 
 /// A request that used nothing costs nothing, also where each request has a price.
-fn cost_or_nothing(prices: &crate::price::Prices, used: &TokenUse) -> u64 {
+pub(super) fn cost_or_nothing(prices: &crate::price::Prices, used: &TokenUse) -> u64 {
     if *used == TokenUse::default() { 0 } else { cost_nanousd(prices, used) }
 }
 
@@ -88,7 +88,13 @@ impl Engine {
         written.saved_by_routing_nanousd = saved;
         written.price_revision =
             open.model(open.model).map_or_else(String::new, |m| m.price_revision.to_string());
-        written.charges = charges(&open.charges, settlement, nanousd);
+        written.charges = match open.taken_for_tensors() {
+            Some(taken) => taken.charges(settlement),
+            None => charges(&open.charges, settlement, nanousd),
+        };
+        if let Some(batch) = &open.batch {
+            written.saved_by_cache_nanousd = batch.saved_nanousd;
+        }
         written.trace = open.tracing.map(traced);
         outbox.push(&written);
     }
@@ -157,7 +163,11 @@ impl Engine {
         let expected = Expected {
             prompt_tokens: record.prompt_tokens,
             exact: false,
-            output_cap_tokens: if operation == Operation::Embedding { 0 } else { u64::MAX },
+            // What was decided by headers alone was not counted, so nothing of it can be estimated.
+            output_cap_tokens: match operation {
+                Operation::Embedding | Operation::Kserve | Operation::Forward => 0,
+                _ => u64::MAX,
+            },
             stream: record.stream,
         };
         let told = self.told(operation, entry);
@@ -178,6 +188,7 @@ impl Engine {
 
     fn written(&self, record: &Record, settlement: &Settlement, nanousd: Option<u64>) -> LedgerRecord {
         let Settlement { outcome, used, source } = *settlement;
+        let batch = record.batch.unwrap_or_default();
         let stages = record.stage_ns.iter().rposition(|ns| *ns > 0).map_or(0, |last| last + 1);
         LedgerRecord {
             id: record.id.to_be_bytes().to_vec(),
@@ -213,6 +224,13 @@ impl Engine {
             reserved_nanousd: record.reserved_nanousd,
             reserved_tokens: record.bound_tokens,
             stage_ns: record.stage_ns.get(..stages).unwrap_or_default().to_vec(),
+            code: batch.code.to_owned(),
+            queue_ns: batch.queue_ns,
+            rows: batch.rows,
+            batch_rows: batch.batch_rows,
+            tensor_tokens: batch.tokens,
+            padded_tokens: batch.padded_tokens,
+            service_ns: batch.service_ns,
             policy: record.policy.to_string(),
             owner: self.owner.to_string(),
             ..LedgerRecord::default()

@@ -1,8 +1,9 @@
-//! Owns: requests whose clients went away before Envoy had our decision, by Envoy's own name for them.
+//! Owns: requests by Envoy's own name for them: those whose clients went away before Envoy had our decision, and those
+//! that were decided by headers alone, of which nothing else tells that.
 //! Must not know: why it matters.
 //! On failure: when it is full the oldest is forgotten, and that request is charged its bound.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use parking_lot::Mutex;
 
@@ -43,6 +44,28 @@ impl Left {
     /// Whether the request is one of them.
     pub fn has(&self, envoy_id: u128) -> bool {
         envoy_id != 0 && self.inner.lock().names.contains(&envoy_id)
+    }
+}
+
+/// Open requests that were decided by headers alone: their reservations' ids. As many as there are reservations.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    ids: Mutex<HashMap<u128, u128, ahash::RandomState>>,
+}
+
+// === impl Unread ===
+
+impl Unread {
+    /// Remembers a request. 0 is no name.
+    pub fn insert(&self, envoy_id: u128, id: u128) {
+        if envoy_id != 0 {
+            self.ids.lock().insert(envoy_id, id);
+        }
+    }
+
+    /// Forgets a request, and gives its id.
+    pub fn remove(&self, envoy_id: u128) -> Option<u128> {
+        self.ids.lock().remove(&envoy_id)
     }
 }
 

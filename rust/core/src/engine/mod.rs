@@ -34,7 +34,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 
 pub use answer::{Answer, Forward, MetaValue};
-pub use batch::BatchCaller;
+pub use batch::{BatchCaller, BatchEnded, BatchPlaced, BatchRecall, BatchTake, Ran, TensorsUsed};
 pub use body::{BodyStep, Resolution, StageCall, StageView};
 pub use capture::Capture;
 pub use end::{Endpoint, LogEntry, Logged, Open, UsageText};
@@ -114,6 +114,7 @@ pub struct Engine {
     calibrations: Calibrations,
     leases: LeaseDesk,
     left: left::Left,
+    unread: left::Unread,
     /// Where records of what requests cost go; empty while nobody keeps them
     outbox: OnceLock<Arc<Outbox>>,
     memo: Memo,
@@ -153,6 +154,7 @@ impl Engine {
             calibrations: Calibrations::default(),
             leases: LeaseDesk::default(),
             left: left::Left::default(),
+            unread: left::Unread::default(),
             outbox: OnceLock::new(),
             memo: Memo::new(config.memo_entries),
             pools,

@@ -56,7 +56,7 @@ impl Engine {
         for &at in &model.pools {
             if let (Some(state), Some(policy)) =
                 (live.pools.get(at as usize), live.snapshot.pools.get(at as usize))
-                && speaks(policy.protocol, operation)
+                && speaks(policy.protocol, model, operation)
             {
                 candidates.push((state, policy.max_concurrency));
             }
@@ -131,6 +131,9 @@ impl Engine {
             charges: std::mem::take(&mut session.charges),
             tracing: session.tracing,
             envoy_id: session.envoy_id,
+            address: session.caller.address.clone(),
+            cache_control: session.cache_control,
+            batch: None,
         };
         let reservation = Reservation {
             held: session.taken.hand_on(),
@@ -141,6 +144,9 @@ impl Engine {
             // The table is full: what was taken is given back, followers are freed with the fill.
             self.limiter.cancel(&refused.reservation.held, now_ns);
             return Err(Refusal::Overloaded);
+        }
+        if !onward.buffered {
+            self.unread.insert(session.envoy_id, id);
         }
         self.metrics.decided(&session.record);
         Ok(Forward {
@@ -205,11 +211,20 @@ impl Engine {
     }
 }
 
-/// Whether a pool of this protocol serves the operation. Some servers that speak `OpenAI`'s protocol also serve messages.
-fn speaks(protocol: Protocol, operation: Operation) -> bool {
+/// Whether a pool of this protocol serves the operation. Some servers that speak `OpenAI`'s protocol also serve messages;
+/// a tensor server serves what the model's policy maps onto tensors.
+fn speaks(protocol: Protocol, model: &ModelPolicy, operation: Operation) -> bool {
+    let tensors = model.tensors.as_deref();
     match protocol {
         Protocol::Openai => true,
         Protocol::Anthropic => operation == Operation::Messages,
+        Protocol::KserveGrpc => match operation {
+            Operation::Embedding => tensors.is_some_and(|t| t.embeddings.is_some()),
+            Operation::ChatCompletions | Operation::TextCompletions => {
+                tensors.is_some_and(|t| t.generation.is_some())
+            }
+            _ => false,
+        },
         _ => false,
     }
 }

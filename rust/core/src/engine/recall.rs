@@ -221,7 +221,7 @@ impl Engine {
     }
 
     /// Counts what the answer would have used again, and gives what that would have cost.
-    fn count_saved(&self, snapshot: &crate::policy::Snapshot, entry: &Entry) -> u64 {
+    pub(super) fn count_saved(&self, snapshot: &crate::policy::Snapshot, entry: &Entry) -> u64 {
         let Some(usage) = entry.usage else { return 0 };
         let used =
             TokenUse { prompt: usage.prompt_tokens, output: usage.completion_tokens, ..TokenUse::default() };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Clock;
 use super::live::{CacheRuntime, Live};
 use super::recall::FollowOutcome;
+use super::take::Seen;
 use crate::cache::CacheKey;
 use crate::limit::{Held, Kind, Limiter};
 use crate::policy::KeyRecord;
@@ -151,6 +152,11 @@ impl Session {
         if let Some(trace) = &mut self.trace {
             trace.push((stage, line()));
         }
+    }
+
+    /// The request as limits and budgets see it.
+    pub(super) fn seen(&self) -> Seen<'_> {
+        Seen { live: &self.live, record: &self.record, key: self.caller.key, address: &self.caller.address }
     }
 
     pub(super) fn key(&self) -> Option<&KeyRecord> {

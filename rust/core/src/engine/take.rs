@@ -10,11 +10,11 @@ use super::counted::Who;
 use super::lease::Need;
 use super::recall::Waiter;
 use super::session::{BudgetNote, Session};
-use super::{Clock, Engine};
+use super::{Clock, Engine, Live};
 use crate::budget::Period;
 use crate::limit::{Claim, ClaimPeriod, Held, Kind, Limiter, Refused, Scope};
-use crate::policy::{BudgetPolicy, ModelPolicy, WhenExhausted};
-use crate::record::Stage;
+use crate::policy::{BudgetPolicy, LimitMatch, ModelPolicy, WhenExhausted};
+use crate::record::{Record, Stage};
 use crate::refusal::Refusal;
 
 /// A lease that is asked for is this many times what the request is short by, if that is more than the usual one.
@@ -22,9 +22,21 @@ const LEASE_FACTOR: u64 = 4;
 /// A soft budget takes any bound, also an absurd one: of many such, the sum still fits its bucket's 64 bits.
 const MAX_SOFT_AMOUNT: u64 = 1 << 52;
 
+/// Of the limits that wait until a place is known: which are taken now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of them. Of a request whose body is not read: those that need no model, and of tokens what is left
+    #[default]
+    All,
+    /// Those that such a request still needs once its tensors are read: of its model, of tokens, and budgets
+    Tensors,
+}
+
 /// Where a request was placed and what it may cost.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Placed {
+    /// Which limits that concerns
+    pub part: Part,
     /// The model's index; `None` where the body was not read
     pub model: Option<u32>,
     /// The pool's index
@@ -44,6 +56,33 @@ pub(super) enum Short {
     Refuse(Refusal),
     /// A budget has room, but its lease must be drawn first
     Lease,
+}
+
+/// A request as limits and budgets see it.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'s> {
+    pub live: &'s Live,
+    pub record: &'s Record,
+    pub key: u32,
+    pub address: &'s str,
+}
+
+/// All claims of a step.
+pub(super) struct Claims<'a> {
+    all: Vec<Claim<'a>>,
+    /// The first so many are limits', the others budgets'
+    limits: usize,
+    named: Vec<Named<'a>>,
+    /// A soft budget lets it pass without a bound
+    pub is_soft: bool,
+}
+
+/// How long a request still waits for leases.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeaseWait {
+    /// 0: it does not wait yet
+    pub until_ns: u64,
+    pub most_ns: u64,
 }
 
 /// A budget's claim with the names that the ledger knows it by.
@@ -67,13 +106,23 @@ impl Engine {
             return Ok(());
         }
         session.limited = true;
-        self.refuse_drained_budgets(session, clock)?;
+        self.refuse_drained_budgets(&session.seen(), clock)?;
         let live = session.live.clone();
-        let claims = self.limit_claims(session, &live, None);
-        self.reserve(session, &claims, &[], Stage::Limit, clock).map(drop).map_err(|refused| {
-            session.note(Stage::Limit, || refused.to_string());
-            limit_refusal(&refused, self.reset_ns(&refused, &claims, clock))
-        })
+        let limits = self.limit_claims(&session.seen(), &live, None);
+        let claims = Claims { limits: limits.len(), all: limits, named: Vec::new(), is_soft: false };
+        let result = self.reserve(&claims, clock);
+        session.mark(Stage::Limit, clock);
+        match result {
+            Ok(held) => {
+                session.note(Stage::Limit, || claims.told(&held));
+                session.taken.join(held);
+                Ok(())
+            }
+            Err(refused) => {
+                session.note(Stage::Limit, || refused.to_string());
+                Err(limit_refusal(&refused, self.reset_ns(&refused, &claims, clock)))
+            }
+        }
     }
 
     /// Takes what is left: tokens, money, and all that depends on model, pool or provider.
@@ -87,92 +136,103 @@ impl Engine {
         // Of a model that was tried before, or of a turn before a lease came, nothing was taken.
         session.is_soft = false;
         let live = session.live.clone();
-        let mut claims = self.limit_claims(session, &live, Some(placed));
-        let limits = claims.len();
-        let named = self.budget_claims(session, &live.snapshot.budgets, placed, &mut claims, clock)?;
-        let mut result = self.reserve(session, &claims, &named, Stage::Reserve, clock);
+        let claims = self.placed_claims(&session.seen(), &live, placed, clock)?;
+        let result = self.reserve(&claims, clock);
+        session.mark(Stage::Reserve, clock);
+        match result {
+            Ok(held) => {
+                session.note(Stage::Reserve, || claims.told(&held));
+                session.is_soft = claims.is_soft || claims.is_over(&held);
+                session.charges = claims.notes();
+                session.taken.join(held);
+                Ok(())
+            }
+            Err(refused) => {
+                session.note(Stage::Reserve, || refused.to_string());
+                let mut wait =
+                    LeaseWait { until_ns: session.lease_until_ns, most_ns: session.message_timeout_ns() / 2 };
+                let short = self.short_of(&live, &claims, &refused, &mut wait, waiter, clock);
+                session.lease_until_ns = wait.until_ns;
+                Err(short)
+            }
+        }
+    }
+
+    /// What a request claims of limits and budgets once its place is known.
+    pub(super) fn placed_claims<'a>(
+        &self,
+        seen: &Seen<'_>,
+        live: &'a Live,
+        placed: &Placed,
+        clock: &impl Clock,
+    ) -> Result<Claims<'a>, Short> {
+        let all = self.limit_claims(seen, live, Some(placed));
+        let mut claims = Claims { limits: all.len(), all, named: Vec::new(), is_soft: false };
+        self.budget_claims(seen, &live.snapshot.budgets, placed, &mut claims, clock)?;
+        Ok(claims)
+    }
+
+    /// Takes all claims or none, and draws the next leases ahead.
+    pub(super) fn reserve(&self, claims: &Claims<'_>, clock: &impl Clock) -> Result<Held, Refused> {
+        let mut result = self.limiter.reserve(&claims.all, clock.now_ns());
         if let Err(refused) = &result
             && !refused.leases.is_empty()
             && !self.leases.is_served()
         {
-            self.lease_from_memory(&claims, refused, clock);
-            result = self.reserve(session, &claims, &named, Stage::Reserve, clock);
+            self.lease_from_memory(&claims.all, refused, clock);
+            result = self.limiter.reserve(&claims.all, clock.now_ns());
         }
-        let refused = match result {
-            Ok(held) => {
-                self.ask_ahead(&claims[limits..], &held, &named);
-                session.charges = named
-                    .iter()
-                    .map(|n| BudgetNote {
-                        budget: n.budget.name.clone(),
-                        value: n.value.clone(),
-                        period_start_s: n.period_start_s,
-                        kind: n.budget.limit.kind,
-                    })
-                    .collect();
-                return Ok(());
-            }
-            Err(refused) => refused,
-        };
-        session.note(Stage::Reserve, || refused.to_string());
-        if refused.leases.is_empty() {
-            let at = refused.limit.0 as usize;
-            return Err(Short::Refuse(match at.checked_sub(live.snapshot.limits.len()) {
-                Some(_) => {
-                    self.metrics.counters.budget_refused.fetch_add(1, Relaxed);
-                    budget_refusal(&refused)
-                }
-                None => limit_refusal(&refused, self.reset_ns(&refused, &claims, clock)),
-            }));
+        if let Ok(held) = &result
+            && !claims.named.is_empty()
+        {
+            self.ask_ahead(claims, held);
         }
-        self.ask_leases(session, &claims[limits..], limits, &refused, &named, waiter, clock)
+        result
     }
 
-    fn reserve(
+    /// Why claims were refused, in the words of a client; where only leases are missing they are asked for.
+    pub(super) fn short_of(
         &self,
-        session: &mut Session,
-        claims: &[Claim<'_>],
-        named: &[Named<'_>],
-        stage: Stage,
+        live: &Live,
+        claims: &Claims<'_>,
+        refused: &Refused,
+        wait: &mut LeaseWait,
+        waiter: &mut dyn FnMut() -> Waiter,
         clock: &impl Clock,
-    ) -> Result<Vec<crate::limit::Charge>, Refused> {
-        let result = self.limiter.reserve(claims, clock.now_ns());
-        session.mark(stage, clock);
-        let held = result?;
-        session.note(stage, || told(claims, &held));
-        // Looked at again only where there is a budget.
-        let charges = if named.is_empty() {
-            Vec::new()
-        } else {
-            held.charges().skip(claims.len() - named.len()).collect()
-        };
-        if charges.iter().any(|c| c.over) {
-            session.is_soft = true;
+    ) -> Short {
+        if refused.leases.is_empty() {
+            let at = refused.limit.0 as usize;
+            return Short::Refuse(match at.checked_sub(live.snapshot.limits.len()) {
+                Some(_) => {
+                    self.metrics.counters.budget_refused.fetch_add(1, Relaxed);
+                    budget_refusal(refused)
+                }
+                None => limit_refusal(refused, self.reset_ns(refused, claims, clock)),
+            });
         }
-        session.taken.join(held);
-        Ok(charges)
+        self.ask_leases(claims, refused, wait, waiter, clock)
     }
 
     /// Until all of the limit that refused is there again.
-    fn reset_ns(&self, refused: &Refused, claims: &[Claim<'_>], clock: &impl Clock) -> u64 {
-        let claim = claims.iter().find(|c| c.limit.id == refused.limit);
+    fn reset_ns(&self, refused: &Refused, claims: &Claims<'_>, clock: &impl Clock) -> u64 {
+        let claim = claims.all.iter().find(|c| c.limit.id == refused.limit);
         claim.map_or(0, |claim| self.limiter.peek(claim, clock.now_ns()).reset_ns)
     }
 
-    fn limit_claims<'a>(
-        &self,
-        session: &Session,
-        live: &'a super::Live,
-        placed: Option<&Placed>,
-    ) -> Vec<Claim<'a>> {
+    fn limit_claims<'a>(&self, seen: &Seen<'_>, live: &'a Live, placed: Option<&Placed>) -> Vec<Claim<'a>> {
         let snapshot = &live.snapshot;
-        let who = who(session, placed);
+        let who = seen.who(placed);
         let mut claims: Vec<Claim<'_>> = Vec::new();
         for (limit, matches) in snapshot.limits.iter().zip(&snapshot.limit_matches) {
-            let late = limit.kind == Kind::Tokens
-                || matches!(limit.scope, Scope::Model | Scope::Pool | Scope::Provider)
-                || matches.needs_model();
-            if late != placed.is_some() || !counts(session, matches, placed) {
+            let of_tensors =
+                limit.kind == Kind::Tokens || limit.scope == Scope::Model || matches.needs_model();
+            let late = of_tensors || matches!(limit.scope, Scope::Pool | Scope::Provider);
+            let is_now = match placed.map(|p| p.part) {
+                None => !late,
+                Some(Part::All) => late,
+                Some(Part::Tensors) => of_tensors,
+            };
+            if !is_now || !seen.is_counted(matches, placed) {
                 continue;
             }
             let Some(counted) = who.under(limit.scope) else { continue };
@@ -189,20 +249,18 @@ impl Engine {
     /// The claims of budgets, which stand behind those of limits.
     fn budget_claims<'a>(
         &self,
-        session: &mut Session,
+        seen: &Seen<'_>,
         budgets: &'a [BudgetPolicy],
         placed: &Placed,
-        claims: &mut Vec<Claim<'a>>,
+        claims: &mut Claims<'a>,
         clock: &impl Clock,
-    ) -> Result<Vec<Named<'a>>, Short> {
+    ) -> Result<(), Short> {
         if budgets.is_empty() || placed.model.is_none() {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let who = who(session, Some(placed));
-        let mut is_soft = false;
-        let mut named = Vec::new();
+        let who = seen.who(Some(placed));
         for budget in budgets {
-            if !counts(session, &budget.matches, Some(placed)) {
+            if !seen.is_counted(&budget.matches, Some(placed)) {
                 continue;
             }
             let Some(counted) = who.under(budget.limit.scope) else { continue };
@@ -217,23 +275,22 @@ impl Engine {
                     let name = budget.name.to_string();
                     return Err(Short::Refuse(Refusal::BudgetUnbounded { name, why }));
                 }
-                is_soft = true;
+                claims.is_soft = true;
             }
             let bound = if is_money { placed.bound_nanousd.unwrap_or_default() } else { placed.bound_tokens };
             let amount = if budget.is_hard { bound } else { bound.min(MAX_SOFT_AMOUNT) };
             let (period, wait_ns) = self.period_of(budget, clock);
             let claim_period = claim_period(&period, wait_ns, clock);
             let scope = counted.value(&self.scope_key);
-            claims.push(Claim { limit: &budget.limit, scope, amount, period: Some(claim_period) });
-            named.push(Named {
+            claims.all.push(Claim { limit: &budget.limit, scope, amount, period: Some(claim_period) });
+            claims.named.push(Named {
                 budget,
                 value: Arc::from(counted.name()),
                 period_start_s: period.start_s,
                 period_end_s: period.end_s,
             });
         }
-        session.is_soft |= is_soft;
-        Ok(named)
+        Ok(())
     }
 
     /// A budget's present period, and how long it still is.
@@ -248,12 +305,12 @@ impl Engine {
     }
 
     /// A budget that gives nothing once it is spent refuses here, before an answer is looked for.
-    fn refuse_drained_budgets(&self, session: &Session, clock: &impl Clock) -> Result<(), Refusal> {
-        let who = who(session, None);
-        for budget in &session.live.snapshot.budgets {
+    fn refuse_drained_budgets(&self, seen: &Seen<'_>, clock: &impl Clock) -> Result<(), Refusal> {
+        let who = seen.who(None);
+        for budget in &seen.live.snapshot.budgets {
             let refuses = budget.is_hard
                 && matches!(budget.when_exhausted, WhenExhausted::Refuse | WhenExhausted::Unspecified);
-            if !refuses || budget.matches.needs_model() || !counts(session, &budget.matches, None) {
+            if !refuses || budget.matches.needs_model() || !seen.is_counted(&budget.matches, None) {
                 continue;
             }
             let Some(counted) = who.under(budget.limit.scope) else { continue };
@@ -280,8 +337,10 @@ impl Engine {
     }
 
     /// Draws the next lease before the present one is used up.
-    fn ask_ahead(&self, claims: &[Claim<'_>], charges: &[crate::limit::Charge], named: &[Named<'_>]) {
-        for ((claim, charge), named) in claims.iter().zip(charges).zip(named) {
+    fn ask_ahead(&self, claims: &Claims<'_>, held: &Held) {
+        for ((claim, charge), named) in
+            claims.budgets().iter().zip(held.charges().skip(claims.limits)).zip(&claims.named)
+        {
             let Some(left) = charge.lease_left else { continue };
             let low = left < named.budget.lease_amount.saturating_div(2).max(charge.amount);
             if low && charge.lease_may_grow {
@@ -302,36 +361,35 @@ impl Engine {
     }
 
     /// Asks for the leases that a request is short of, and waits for them as long as it may.
-    #[allow(clippy::too_many_arguments)] // one step of `take_placed_limits`, which has them all
     fn ask_leases(
         &self,
-        session: &mut Session,
-        claims: &[Claim<'_>],
-        limits: usize,
+        claims: &Claims<'_>,
         refused: &Refused,
-        named: &[Named<'_>],
+        wait: &mut LeaseWait,
         waiter: &mut dyn FnMut() -> Waiter,
         clock: &impl Clock,
-    ) -> Result<(), Short> {
+    ) -> Short {
         let now_ns = clock.now_ns();
-        if session.lease_until_ns == 0 {
-            session.lease_until_ns = now_ns.saturating_add(session.message_timeout_ns() / 2);
-        } else if now_ns >= session.lease_until_ns {
-            return Err(Short::Refuse(Refusal::BudgetUnavailable));
+        if wait.until_ns == 0 {
+            wait.until_ns = now_ns.saturating_add(wait.most_ns);
+        } else if now_ns >= wait.until_ns {
+            return Short::Refuse(Refusal::BudgetUnavailable);
         }
         // The first is waited for; the others come with it, or the request asks again.
         let mut first = true;
         for need in &refused.leases {
-            let at = need.claim.saturating_sub(limits);
-            let (Some(claim), Some(named)) = (claims.get(at), named.get(at)) else { continue };
-            let want = named.budget.lease_amount.max(need.short_by.saturating_mul(LEASE_FACTOR));
+            let at = need.claim.saturating_sub(claims.limits);
+            let (Some(claim), Some(named)) = (claims.budgets().get(at), claims.named.get(at)) else {
+                continue;
+            };
+            let drawn = named.budget.lease_amount.max(need.short_by.saturating_mul(LEASE_FACTOR));
             let told = std::mem::take(&mut first).then(&mut *waiter);
-            if !self.ask_lease(claim, named, want, told) {
-                return Err(Short::Refuse(Refusal::Overloaded));
+            if !self.ask_lease(claim, named, drawn, told) {
+                return Short::Refuse(Refusal::Overloaded);
             }
         }
         self.metrics.counters.lease_waits.fetch_add(1, Relaxed);
-        Err(Short::Lease)
+        Short::Lease
     }
 
     fn ask_lease(&self, claim: &Claim<'_>, named: &Named<'_>, want: u64, waiter: Option<Waiter>) -> bool {
@@ -349,49 +407,80 @@ impl Engine {
     }
 }
 
-/// What is known of a session's request, with its place where it has one.
-fn who<'s>(session: &'s Session, placed: Option<&Placed>) -> Who<'s> {
-    let record = &session.record;
-    let pool = placed.and_then(|p| session.live.snapshot.pools.get(p.pool as usize));
-    Who {
-        tenant: &record.tenant,
-        key: &record.key,
-        user: &record.user,
-        feature: &record.feature,
-        run: &record.run,
-        eval: &record.eval,
-        tier: session.key().map_or("", |k| &*k.tier),
-        model: placed_model(session, placed).map_or("", |m| &*m.name),
-        pool: pool.map_or("", |p| &*p.name),
-        provider: pool.map_or("", |p| &*p.provider),
-        address: Some(&session.caller.address),
+// === impl Seen ===
+
+impl Seen<'_> {
+    /// What is known of the request, with its place where it has one.
+    fn who(&self, placed: Option<&Placed>) -> Who<'_> {
+        let record = self.record;
+        let pool = placed.and_then(|p| self.live.snapshot.pools.get(p.pool as usize));
+        Who {
+            tenant: &record.tenant,
+            key: &record.key,
+            user: &record.user,
+            feature: &record.feature,
+            run: &record.run,
+            eval: &record.eval,
+            tier: self.tier(),
+            model: self.model(placed).map_or("", |m| &*m.name),
+            pool: pool.map_or("", |p| &*p.name),
+            provider: pool.map_or("", |p| &*p.provider),
+            address: Some(self.address),
+        }
+    }
+
+    fn tier(&self) -> &str {
+        self.live.snapshot.key(self.key).map_or("", |k| &*k.tier)
+    }
+
+    /// The model that the request was placed with.
+    fn model(&self, placed: Option<&Placed>) -> Option<&ModelPolicy> {
+        placed.and_then(|p| p.model).and_then(|m| self.live.snapshot.models.get(m as usize))
+    }
+
+    /// Whether a limit or a budget counts the request.
+    fn is_counted(&self, matches: &LimitMatch, placed: Option<&Placed>) -> bool {
+        let record = self.record;
+        if !matches.caller(&record.tenant, self.tier(), &record.key, &record.feature) {
+            return false;
+        }
+        !matches.needs_model() || self.model(placed).is_some_and(|m| matches.model(&m.name))
     }
 }
 
-/// The model that a request was placed with.
-fn placed_model<'s>(session: &'s Session, placed: Option<&Placed>) -> Option<&'s ModelPolicy> {
-    placed.and_then(|p| p.model).and_then(|m| session.live.snapshot.models.get(m as usize))
-}
+// === impl Claims ===
 
-/// Whether a limit or a budget counts the request.
-fn counts(session: &Session, matches: &crate::policy::LimitMatch, placed: Option<&Placed>) -> bool {
-    let tier = session.key().map_or("", |k| &*k.tier);
-    let record = &session.record;
-    if !matches.caller(&record.tenant, tier, &record.key, &record.feature) {
-        return false;
+impl<'a> Claims<'a> {
+    fn budgets(&self) -> &[Claim<'a>] {
+        self.all.get(self.limits..).unwrap_or_default()
     }
-    !matches.needs_model() || placed_model(session, placed).is_some_and(|m| matches.model(&m.name))
-}
 
-fn told(claims: &[Claim<'_>], held: &Held) -> String {
-    if claims.is_empty() {
-        return "no limit applies".to_owned();
+    /// Whether a budget is spent above its amount.
+    pub(super) fn is_over(&self, held: &Held) -> bool {
+        !self.named.is_empty() && held.charges().any(|charge| charge.over)
     }
-    let lines = claims.iter().zip(held.charges());
-    lines
-        .map(|(c, h)| format!("`{}`: {} taken, {} left", c.limit.name, h.amount, h.remaining))
-        .collect::<Vec<_>>()
-        .join("; ")
+
+    /// What budgets are charged, in the order of their claims.
+    pub(super) fn notes(&self) -> Vec<BudgetNote> {
+        let note = |n: &Named<'_>| BudgetNote {
+            budget: n.budget.name.clone(),
+            value: n.value.clone(),
+            period_start_s: n.period_start_s,
+            kind: n.budget.limit.kind,
+        };
+        self.named.iter().map(note).collect()
+    }
+
+    fn told(&self, held: &Held) -> String {
+        if self.all.is_empty() {
+            return "no limit applies".to_owned();
+        }
+        let lines = self.all.iter().zip(held.charges());
+        lines
+            .map(|(c, h)| format!("`{}`: {} taken, {} left", c.limit.name, h.amount, h.remaining))
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
 }
 
 /// The period as a claim has it, on the engine's clock.

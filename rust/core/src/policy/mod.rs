@@ -6,6 +6,7 @@ mod budgets;
 mod limits;
 mod routes;
 mod snapshot;
+mod tensors;
 mod validate;
 
 pub use budgets::{BudgetPolicy, WhenExhausted};

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::budgets::BudgetPolicy;
 use super::limits::{LimitMatch, limit_spec};
 use super::routes::RoutePolicy;
-use super::{Finding, pb};
+use super::{Finding, pb, tensors};
+use crate::batch::Priority;
 use crate::limit::{Kind, LimitSpec};
 use crate::price::Prices;
 use crate::tokens::{CountRules, ImageRule, Tokenizer};
@@ -134,6 +135,8 @@ pub struct ModelPolicy {
     pub tags: Vec<Arc<str>>,
     /// Pools in order of preference, as indices
     pub pools: Vec<u32>,
+    /// How a model server's tensors are batched and mapped; `None`: nothing was said of them
+    pub tensors: Option<Arc<pb::Tensors>>,
 }
 
 /// Which models somebody may use: one bit a model.
@@ -149,6 +152,8 @@ pub struct TenantPolicy {
     pub tier: Arc<str>,
     /// What its keys may use
     pub models: Permitted,
+    /// Its share of a model server beside other tenants that wait
+    pub weight: u32,
 }
 
 /// A key. The secret itself is never here.
@@ -164,6 +169,8 @@ pub struct KeyRecord {
     pub user: Option<Arc<str>>,
     /// Class of service; empty: none
     pub tier: Arc<str>,
+    /// In which class its requests wait in the batch service
+    pub priority: Priority,
     /// What it may use
     pub models: Permitted,
     /// Features that it may name, as indices; `None`: all
@@ -179,6 +186,8 @@ pub struct KeyRecord {
 pub struct FeaturePolicy {
     /// Its name; empty for requests without a feature
     pub name: Arc<str>,
+    /// Whether equal requests may share an answer, also where the policy has no cache
+    pub shared: bool,
     /// Whether answers are looked up
     pub cached: bool,
     /// Whether answers are kept
@@ -193,6 +202,8 @@ pub struct FeaturePolicy {
     pub tags: Vec<Arc<str>>,
     /// Lowers the model's; 0: not
     pub max_output_tokens: u64,
+    /// In which class its requests wait in the batch service; `None`: in the key's
+    pub priority: Option<Priority>,
 }
 
 /// The exact cache, defaults filled in.
@@ -237,6 +248,7 @@ impl Snapshot {
                 name: Arc::from(t.name.as_str()),
                 tier: Arc::from(t.tier.as_str()),
                 models: Permitted::of(&t.models, &models, &model_index),
+                weight: t.weight.max(1),
             })
             .collect();
         let tenant_index = index(tenants.iter().map(|t| t.name.clone()));
@@ -294,12 +306,17 @@ impl Snapshot {
             feature_index,
         };
         for key in &policy.keys {
-            snapshot.add_key(key, &tenant_index);
+            snapshot.add_key(key, &tenant_index, &policy.tiers);
         }
         Ok(snapshot)
     }
 
-    fn add_key(&mut self, key: &pb::Key, tenants: &HashMap<Arc<str>, u32, ahash::RandomState>) {
+    fn add_key(
+        &mut self,
+        key: &pb::Key,
+        tenants: &HashMap<Arc<str>, u32, ahash::RandomState>,
+        tiers: &[pb::Tier],
+    ) {
         let (Some(&tenant), Some(digest)) = (tenants.get(key.tenant.as_str()), digest_from_hex(&key.sha256))
         else {
             return;
@@ -314,12 +331,15 @@ impl Snapshot {
             key.features.iter().filter_map(|f| self.feature_index.get(f.as_str()).copied()).collect()
         });
         let at = self.keys.len() as u32;
+        let tier = if key.tier.is_empty() { owner.tier.clone() } else { Arc::from(key.tier.as_str()) };
+        let priority = tiers.iter().find(|t| *t.name == *tier).and_then(|t| tensors::priority(t.priority()));
         let record = KeyRecord {
             id: Arc::from(key.id.as_str()),
             digest,
             tenant,
             user: (!key.user.is_empty()).then(|| Arc::from(key.user.as_str())),
-            tier: if key.tier.is_empty() { owner.tier.clone() } else { Arc::from(key.tier.as_str()) },
+            tier,
+            priority: priority.unwrap_or_default(),
             models,
             features,
             expires_unix_ms: key.expires_unix_ms,
@@ -465,6 +485,7 @@ impl ModelPolicy {
             capabilities: Capabilities::of(model.capabilities()),
             tags: model.tags.iter().map(|t| Arc::from(t.as_str())).collect(),
             pools: model.pools.iter().filter_map(|p| pools.get(p.as_str()).copied()).collect(),
+            tensors: tensors::with_defaults(model).map(Arc::new),
         }
     }
 }
@@ -527,6 +548,7 @@ impl FeaturePolicy {
         let cache = feature.cache.clone().unwrap_or_default();
         Self {
             name: Arc::from(feature.name.as_str()),
+            shared: cache.mode() != Mode::Off,
             cached: has_cache && cache.mode() != Mode::Off,
             kept: has_cache && !matches!(cache.mode(), Mode::Off | Mode::Lookup),
             ttl_ns: if cache.ttl_ms == 0 { ttl_ns } else { cache.ttl_ms * MS },
@@ -534,6 +556,7 @@ impl FeaturePolicy {
             sampled: cache.sampled() == Sampled::Share,
             tags: cache.tags.iter().map(|t| Arc::from(t.as_str())).collect(),
             max_output_tokens: feature.max_output_tokens,
+            priority: tensors::priority(feature.priority()),
         }
     }
 }

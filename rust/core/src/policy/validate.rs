@@ -12,6 +12,7 @@ mod models;
 mod names;
 mod pools;
 mod routes;
+mod tensors;
 #[cfg(test)]
 mod tests;
 

@@ -7,11 +7,14 @@
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
+use ahash::RandomState;
+use hashbrown::HashMap;
+
 use super::classes::Classes;
 use super::merges::{Merges, Scratch};
 use super::pieces::{self, Key, PACKED_BYTES, Pieces, SHORT_BYTES, ShortKey};
 use super::split::{Cl100k, O200k, Pattern};
-use super::vocab::Vocab;
+use super::vocab::{Rank, Vocab};
 
 /// A published encoding whose vocabulary is compiled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +32,9 @@ struct Tables {
     merges: Merges,
     /// Longest token in bytes: a piece of n bytes has at least n divided by this many tokens.
     longest_token_bytes: usize,
+    packed: &'static [u8],
+    /// By bytes; built when token numbers are first asked for, since counting needs none.
+    ranks: OnceLock<HashMap<&'static [u8], Rank, RandomState>>,
 }
 
 // Constants in all but name: built on first use from bytes that are compiled in, never changed.
@@ -96,6 +102,23 @@ impl Encoding {
         self.count_until(text, limit)
     }
 
+    /// The token numbers of `text`, as many as [`Self::count`] says.
+    ///
+    /// Cost: linear in the text; the first call for an encoding builds a table of about 10 MiB more.
+    pub fn ids(self, text: &str) -> Vec<u32> {
+        let tables = self.tables();
+        let mut ids = Vec::with_capacity(text.len() / 4 + 1);
+        WORKERS.with(|workers| {
+            let mut slot = workers[self as usize].borrow_mut();
+            let scratch = &mut slot.get_or_insert_with(Worker::new).scratch;
+            match self {
+                Self::O200kBase => tables.ids::<O200k>(text.as_bytes(), scratch, &mut ids),
+                Self::Cl100kBase => tables.ids::<Cl100k>(text.as_bytes(), scratch, &mut ids),
+            }
+        });
+        ids
+    }
+
     /// Builds the tables now (about 0.1 s), so that no request waits for them.
     pub fn warm(self) {
         self.tables();
@@ -145,6 +168,24 @@ impl Tables {
             pieces: Pieces::new(&vocab),
             merges: Merges::new(&vocab),
             longest_token_bytes: vocab.iter().map(|(_, token)| token.len()).max().unwrap_or(1),
+            packed,
+            ranks: OnceLock::new(),
+        }
+    }
+
+    fn ids<P: Pattern>(&self, text: &[u8], scratch: &mut Scratch, ids: &mut Vec<Rank>) {
+        let ranks = self
+            .ranks
+            .get_or_init(|| Vocab::read(self.packed).iter().map(|(rank, token)| (token, rank)).collect());
+        let mut at = 0;
+        while at < text.len() {
+            let end = P::piece_end(&self.classes, text, at);
+            let piece = &text[at..end];
+            match ranks.get(piece) {
+                Some(rank) => ids.push(*rank),
+                None => self.merges.ranks(piece, scratch, ids),
+            }
+            at = end;
         }
     }
 

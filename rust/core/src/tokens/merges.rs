@@ -53,6 +53,17 @@ impl Default for Scratch {
     }
 }
 
+// === impl Scratch ===
+
+impl Scratch {
+    fn shrink(&mut self) {
+        self.taken.truncate(0);
+        self.taken.shrink_to(SCRATCH_KEEP);
+        self.given_up.truncate(SCRATCH_KEEP);
+        self.given_up.shrink_to(SCRATCH_KEEP);
+    }
+}
+
 // === impl Merges ===
 
 impl Merges {
@@ -92,6 +103,22 @@ impl Merges {
 
     /// Number of tokens that merging leaves of `piece`.
     pub(super) fn count(&self, piece: &[u8], scratch: &mut Scratch) -> usize {
+        let whole = self.cut(piece, scratch);
+        let count = if whole { scratch.taken.len() } else { piece.len() };
+        scratch.shrink();
+        count
+    }
+
+    /// Appends the tokens that merging leaves of `piece`.
+    pub(super) fn ranks(&self, piece: &[u8], scratch: &mut Scratch, ranks: &mut Vec<Rank>) {
+        self.cut(piece, scratch);
+        ranks.extend_from_slice(&scratch.taken);
+        scratch.shrink();
+    }
+
+    /// Leaves the tokens of `piece` in `taken`. False: a byte of it is no token.
+    #[inline(always)]
+    fn cut(&self, piece: &[u8], scratch: &mut Scratch) -> bool {
         let Scratch { taken, given_up, pairs } = scratch;
         taken.clear();
         given_up.clear();
@@ -101,7 +128,7 @@ impl Merges {
         while at < piece.len() {
             let (token, bytes) = candidate;
             if token == NONE {
-                return piece.len();
+                return false;
             }
             let end = at + bytes;
             let dead = given_up[end / 64] >> (end % 64) & 1 != 0;
@@ -114,18 +141,13 @@ impl Merges {
             let mut shorter = self.shorter[token as usize];
             if shorter == NONE {
                 given_up[at / 64] |= 1 << (at % 64);
-                let Some(last) = taken.pop() else { return piece.len() };
+                let Some(last) = taken.pop() else { return false };
                 at -= self.bytes[last as usize] as usize;
                 shorter = last;
             }
             candidate = (shorter, self.bytes[shorter as usize] as usize);
         }
-        let count = taken.len();
-        taken.truncate(0);
-        taken.shrink_to(SCRATCH_KEEP);
-        given_up.truncate(SCRATCH_KEEP);
-        given_up.shrink_to(SCRATCH_KEEP);
-        count
+        true
     }
 
     /// Whether merging leaves a border between `left` and `right` where they meet.

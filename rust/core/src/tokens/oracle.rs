@@ -51,14 +51,25 @@ impl Oracle {
     }
 
     fn count_piece(&self, piece: &[u8]) -> u64 {
-        if self.ranks.contains_key(piece) {
-            return 1;
+        self.ids_of_piece(piece).len() as u64
+    }
+
+    fn ids(&self, text: &str) -> Vec<u32> {
+        let pieces = self.pattern.find_iter(text);
+        pieces.flat_map(|piece| self.ids_of_piece(piece.unwrap().as_str().as_bytes())).collect()
+    }
+
+    fn ids_of_piece(&self, piece: &[u8]) -> Vec<u32> {
+        if let Some(rank) = self.ranks.get(piece) {
+            return vec![*rank];
         }
         let mut borders: Vec<usize> = (0..=piece.len()).collect();
         loop {
             let rank = |index: usize| self.ranks.get(&piece[borders[index]..borders[index + 2]]);
             let lowest = (0..borders.len() - 2).filter_map(|index| Some((*rank(index)?, index))).min();
-            let Some((_, index)) = lowest else { return borders.len() as u64 - 1 };
+            let Some((_, index)) = lowest else {
+                return borders.windows(2).map(|ends| self.ranks[&piece[ends[0]..ends[1]]]).collect();
+            };
             borders.remove(index + 1);
         }
     }
@@ -68,6 +79,7 @@ fn check(text: &str) {
     for encoding in Encoding::ALL {
         let expected = Oracle::of(encoding).count(text);
         assert_eq!(encoding.count(text), expected, "{} of {text:?}", encoding.name());
+        assert_eq!(encoding.ids(text), Oracle::of(encoding).ids(text), "{} of {text:?}", encoding.name());
         for limit in [0, 1, expected / 2, expected.saturating_sub(1), expected, expected + 1] {
             let within = (expected <= limit).then_some(expected);
             assert_eq!(encoding.count_up_to(text, limit), within, "{} of {text:?}", encoding.name());

@@ -14,9 +14,10 @@ pub use queue::BatchQueue;
 /// Adds the classes of this folder to the extension module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<model::ModelShape>()?;
+    module.add_class::<model::LaneSettings>()?;
     module.add_class::<queue::BatchQueue>()?;
     module.add_class::<queue::BatchQueueStats>()?;
-    module.add_class::<queue::ReadyBatch>()?;
+    module.add_class::<queue::UnknownModel>()?;
     module.add_class::<assembler::BatchAssembler>()?;
     module.add_class::<assembler::AssembledBatch>()?;
     module.add_class::<server::BatchServer>()

@@ -1,34 +1,33 @@
-//! Owns: the gateway's batch queue as the sender sees it.
-//! Must not know: how the sender reaches a server.
+//! Owns: the gateway's batch queue as Python sees it: models to learn, servers to watch, what is counted.
+//! Must not know: how a model is learned, how a server is watched.
 //! On failure: an id that nobody waits for is no error: the caller is told `False`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_core::batch::{Bounds, Capacity};
-use forebay_serve::kserve::{self, Failure, Next, QueueSettings, Work, WorkKind};
+use forebay_core::batch::Bounds;
+use forebay_serve::kserve::{
+    self, Doubt, Failure, Next, QueueSettings, SentCounters, ServerAddress, ServerTls, Work,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyBytes;
 use tonic::Code;
 
-use super::model::{ModelShape, lane};
+use super::model::{LaneSettings, ModelShape, lane};
 
-/// Most calls, other than inferences, that wait for the sender.
+/// Most calls, other than inferences, that wait or are on their way.
 const MAX_CALLS: usize = 256;
 const LEARN_TIMEOUT: Duration = Duration::from_secs(5);
 const RELEARN_AFTER: Duration = Duration::from_secs(5);
 
-/// Where requests become batches and answers find back: the service pushes, a sender calls `next` and `complete`.
+/// Where requests become batches and answers find back. The server that holds the queue sends the batches itself; Python
+/// says which servers there are, what their models take, and which are ready.
 ///
-/// Shape: one queue for each pool, model, version and form of request; first come, first served.
+/// Units: `max_rows`, `max_tokens` (rows times length, unpadded) and `max_bytes` are what may wait for one pool.
 ///
-/// Units: `max_rows` and `max_bytes` are what may wait for one pool; `max_delay_ns` is how long a request waits
-/// for company while a slot is free, for example 2,000,000 (2 ms). An idle instance never waits.
-///
-/// Cost: a request waits without a thread. `next` lets go of the GIL while it waits and while it joins.
+/// Cost: a request waits without a thread, and no batch passes through Python.
 #[pyclass(frozen, module = "forebay._core")]
 pub struct BatchQueue {
     queue: Arc<kserve::BatchQueue>,
@@ -51,10 +50,10 @@ impl BatchQueue {
 #[pymethods]
 impl BatchQueue {
     #[new]
-    #[pyo3(signature = (*, max_rows = 16_384, max_bytes = 268_435_456, max_delay_ns = 2_000_000))]
-    fn new(max_rows: u64, max_bytes: u64, max_delay_ns: u64) -> Self {
+    #[pyo3(signature = (*, max_rows = 16_384, max_tokens = 4_194_304, max_bytes = 268_435_456))]
+    fn new(max_rows: u64, max_tokens: u64, max_bytes: u64) -> Self {
         let settings = QueueSettings {
-            bounds: Bounds { max_rows, max_bytes, max_delay_ns },
+            bounds: Bounds { max_rows, max_tokens, max_bytes },
             max_calls: MAX_CALLS,
             learn_timeout: LEARN_TIMEOUT,
             relearn_after: RELEARN_AFTER,
@@ -62,33 +61,39 @@ impl BatchQueue {
         Self { queue: Arc::new(kserve::BatchQueue::new(settings)) }
     }
 
-    /// Waits for something to send, in one thread.
+    /// Waits for a model that somebody asks for and nobody knows. Any number of threads may wait.
     ///
     /// Units: `timeout_ms` in ms.
     ///
     /// Returns: `None` when nothing came in time, or when the queue is closed (`closed` tells).
     ///
-    /// Cost: one copy of the batch's tensors; GIL released.
+    /// Cost: asleep until there is one; GIL released.
     #[pyo3(signature = (timeout_ms))]
-    fn next(&self, py: Python<'_>, timeout_ms: u64) -> Option<ReadyBatch> {
-        match py.detach(|| self.queue.next_blocking(Duration::from_millis(timeout_ms))) {
-            Next::Work(work) => Some(ReadyBatch { work }),
+    fn next(&self, py: Python<'_>, timeout_ms: u64) -> Option<UnknownModel> {
+        match py.detach(|| self.queue.next_unknown_blocking(Duration::from_millis(timeout_ms))) {
+            Next::Work(work) => Some(UnknownModel { work }),
             Next::Idle | Next::Closed => None,
         }
     }
 
-    /// The answer of what `next` gave, as the server's encoded message.
+    /// Waits for servers that have to be looked at, since calls to them failed: pool, `host:port`, and the number of the gRPC
+    /// status, such as 14 for UNAVAILABLE: the server failed, and not the request.
     ///
-    /// Returns: whether anyone waited for it.
+    /// Units: `timeout_ms` in ms.
     ///
-    /// Cost: one copy of `response`; cutting it copies nothing; GIL released.
-    #[pyo3(signature = (id, response))]
-    #[expect(clippy::needless_pass_by_value, reason = "it must live while the GIL is released")]
-    fn complete(&self, py: Python<'_>, id: u64, response: PyBackedBytes) -> bool {
-        py.detach(|| self.queue.complete(id, Bytes::copy_from_slice(&response)))
+    /// Returns: nothing when there was none in time, or when the queue is closed (`closed` tells).
+    ///
+    /// Cost: asleep until there is one; GIL released.
+    #[pyo3(signature = (timeout_ms))]
+    fn doubted(&self, py: Python<'_>, timeout_ms: u64) -> Vec<(String, String, i32)> {
+        let doubts = py.detach(|| self.queue.doubted_blocking(Duration::from_millis(timeout_ms)));
+        doubts
+            .into_iter()
+            .map(|Doubt { pool, address, code }| (pool.to_string(), address, code as i32))
+            .collect()
     }
 
-    /// What `next` gave has failed.
+    /// What `next` gave cannot be learned.
     ///
     /// Shape: `grpc_code` is the number of a gRPC status, for example 14 for UNAVAILABLE; `message` is for the client.
     ///
@@ -104,21 +109,21 @@ impl BatchQueue {
         Ok(py.detach(|| self.queue.fail(id, &failure)))
     }
 
-    /// The answer of a `learn`: the model's shape, and what its servers may have in flight.
+    /// What `next` gave was learned: the model's shape, and how its batches are made.
     ///
-    /// Units: `instances` are batches that run at once over all endpoints; `slots` are batches in flight, so
-    /// instances and one more for each endpoint.
-    ///
-    /// Returns: whether the id was that of a `learn`.
-    #[pyo3(signature = (id, shape, *, instances, slots))]
-    fn learned(&self, py: Python<'_>, id: u64, shape: &ModelShape, instances: u32, slots: u32) -> bool {
+    /// Returns: whether anyone waited for it.
+    #[pyo3(signature = (id, shape, settings))]
+    fn learned(&self, py: Python<'_>, id: u64, shape: &ModelShape, settings: &LaneSettings) -> bool {
         let shape = shape.shape.clone();
-        py.detach(|| self.queue.learned(id, shape, Capacity { instances, slots }))
+        py.detach(|| {
+            let Some(key) = self.queue.unknown_lane(id) else { return false };
+            self.queue.upstreams().set_route(&key, settings.route.clone());
+            self.queue.learned(id, shape, &settings.settings)
+        })
     }
 
     /// Makes a model's shape known without being asked.
-    #[pyo3(signature = (pool, model, version, shape, *, instances, slots))]
-    #[expect(clippy::too_many_arguments, reason = "three names, a shape and a capacity")]
+    #[pyo3(signature = (pool, model, version, shape, settings))]
     fn set_model(
         &self,
         py: Python<'_>,
@@ -126,11 +131,13 @@ impl BatchQueue {
         model: &str,
         version: &str,
         shape: &ModelShape,
-        instances: u32,
-        slots: u32,
+        settings: &LaneSettings,
     ) {
         let (key, shape) = (lane(pool, model, version), shape.shape.clone());
-        py.detach(|| self.queue.set_model(&key, shape, Capacity { instances, slots }));
+        py.detach(|| {
+            self.queue.upstreams().set_route(&key, settings.route.clone());
+            self.queue.set_model(&key, shape, &settings.settings);
+        });
     }
 
     /// Forgets a model's shape: its next request has it learned anew. What waits goes on as it was.
@@ -140,9 +147,53 @@ impl BatchQueue {
         py.detach(|| self.queue.forget(&key));
     }
 
-    /// Takes nothing more and answers everything that waits with UNAVAILABLE. What `next` gave may still be answered.
+    /// Says which servers a pool has.
+    ///
+    /// Shape: `endpoints: list[tuple[str, str, bytes | None, bool]]` are `host:port`, the name that TLS sends and
+    /// verifies (empty: plain text), the authorities as PEM (`None`: the system's), and whether the server is ready.
+    ///
+    /// Raises: `ValueError` for an address or authorities that cannot be read; the pool then keeps what it had.
+    #[pyo3(signature = (pool, endpoints))]
+    fn set_endpoints(&self, py: Python<'_>, pool: &str, endpoints: Vec<GivenEndpoint>) -> PyResult<()> {
+        let servers = endpoints.into_iter().map(|(address, sni, ca_pem, ready)| {
+            let tls = (!sni.is_empty()).then(|| ServerTls { sni, ca_pem: ca_pem.map(Bytes::from) });
+            (ServerAddress { address, tls }, ready)
+        });
+        let servers = servers.collect();
+        let set = py.detach(|| self.queue.upstreams().set(pool, servers));
+        set.map_err(|error| PyValueError::new_err(format!("pool `{pool}`: {error}")))
+    }
+
+    /// Gives a pool bounds of its own. What waits stays.
+    ///
+    /// Units: as `BatchQueue`'s; `timeout_ms` is how long a request without a deadline of its own waits.
+    #[pyo3(signature = (pool, *, max_rows, max_tokens, max_bytes, timeout_ms))]
+    fn set_bounds(
+        &self,
+        py: Python<'_>,
+        pool: &str,
+        max_rows: u64,
+        max_tokens: u64,
+        max_bytes: u64,
+        timeout_ms: u64,
+    ) {
+        let bounds = Bounds { max_rows, max_tokens, max_bytes };
+        py.detach(|| self.queue.set_bounds(pool, bounds, Duration::from_millis(timeout_ms)));
+    }
+
+    /// Takes nothing more and answers everything that waits with UNAVAILABLE. What was sent may still be answered.
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.queue.close());
+    }
+
+    /// Closes, waits for what was sent, and answers the rest of it with UNAVAILABLE.
+    ///
+    /// Units: `timeout_ms` in ms.
+    ///
+    /// Returns: whether all of it had ended in time.
+    #[pyo3(signature = (timeout_ms))]
+    fn drain(&self, py: Python<'_>, timeout_ms: u64) -> bool {
+        py.detach(|| self.queue.drain_blocking(Duration::from_millis(timeout_ms)))
     }
 
     /// Whether `close` was called.
@@ -151,62 +202,58 @@ impl BatchQueue {
         self.queue.is_closed()
     }
 
-    /// Rows and bytes that wait for a pool.
+    /// What waits for a pool: requests, rows, tokens and bytes.
     #[pyo3(signature = (pool))]
-    fn waiting(&self, pool: &str) -> (u64, u64) {
-        self.queue.waiting(pool)
+    fn waiting(&self, pool: &str) -> (u64, u64, u64, u64) {
+        let load = self.queue.load(pool);
+        (load.requests, load.rows, load.tokens, load.bytes)
+    }
+
+    /// All metrics as Prometheus text.
+    ///
+    /// Cost: linear in what waits and in the models; GIL released.
+    fn metrics_text(&self, py: Python<'_>) -> String {
+        py.detach(|| self.queue.metrics_text())
     }
 
     /// Counters since the start.
     fn stats(&self) -> BatchQueueStats {
         let kserve::QueueStats { batches, requests, rows, refused, cancelled, in_flight } =
             self.queue.stats();
-        BatchQueueStats { batches, requests, rows, refused, cancelled, in_flight }
+        let SentCounters { resends, failures } = self.queue.sent();
+        let failures = failures.into_iter().map(|(code, count)| (code.to_owned(), count)).collect();
+        BatchQueueStats { batches, requests, rows, refused, cancelled, in_flight, resends, failures }
     }
 }
 
-/// Something to send to a server of a pool, as an encoded message of the protocol.
+/// Address, TLS name, authorities, readiness.
+type GivenEndpoint = (String, String, Option<Vec<u8>>, bool);
+
+/// A model that somebody asks for: a `ModelConfig` call to a server of its pool, as an encoded message.
 ///
-/// `kind` is `infer` (a batch), `call` (a client's call, forwarded) or `learn` (a `ModelConfig` call; answer it
-/// with `BatchQueue.learned`). Each is ended exactly once, by `complete`, `learned` or `fail`.
+/// It is ended exactly once, by `BatchQueue.learned` or `fail`.
 #[pyclass(frozen, module = "forebay._core")]
-pub struct ReadyBatch {
+pub struct UnknownModel {
     work: Work,
 }
 
-// === impl ReadyBatch ===
+// === impl UnknownModel ===
 
 #[pymethods]
-impl ReadyBatch {
+impl UnknownModel {
     /// Names it in the answer.
     #[getter]
     fn id(&self) -> u64 {
         self.work.id
     }
 
-    /// `infer`, `call` or `learn`.
-    #[getter]
-    fn kind(&self) -> &'static str {
-        match self.work.kind {
-            WorkKind::Infer => "infer",
-            WorkKind::Call => "call",
-            WorkKind::Learn => "learn",
-        }
-    }
-
-    /// The protocol's call, for example `ModelInfer`.
-    #[getter]
-    fn method(&self) -> &'static str {
-        self.work.method
-    }
-
-    /// Whose servers may do it.
+    /// Whose servers know it.
     #[getter]
     fn pool(&self) -> &str {
         &self.work.pool
     }
 
-    /// The model as the pool knows it; empty if the call names none.
+    /// The model as the pool knows it.
     #[getter]
     fn model(&self) -> &str {
         &self.work.model
@@ -218,36 +265,15 @@ impl ReadyBatch {
         &self.work.version
     }
 
-    /// Rows of the batch; 0 for anything else.
-    #[getter]
-    fn rows(&self) -> u64 {
-        self.work.rows
-    }
-
-    /// Requests in it.
-    #[getter]
-    fn requests(&self) -> usize {
-        self.work.requests
-    }
-
     /// After this many ns nobody waits for it.
     #[getter]
     fn timeout_ns(&self) -> u64 {
         u64::try_from(self.work.timeout.as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// The encoded request message. Cost: a copy at every call; GIL held.
-    #[getter]
-    fn request<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.work.request)
-    }
-
     fn __repr__(&self) -> String {
-        let Work { id, method, pool, model, rows, requests, .. } = &self.work;
-        format!(
-            "ReadyBatch(id={id}, method={method:?}, pool={pool:?}, model={model:?}, rows={rows}, \
-             requests={requests})"
-        )
+        let Work { id, pool, model, version, .. } = &self.work;
+        format!("UnknownModel(id={id}, pool={pool:?}, model={model:?}, version={version:?})")
     }
 }
 
@@ -260,18 +286,22 @@ pub struct BatchQueueStats {
     requests: u64,
     /// Rows in them.
     rows: u64,
-    /// Requests and calls refused because a queue was full.
+    /// Requests that ended with an error, whatever it was.
     refused: u64,
-    /// Requests taken back before they left.
+    /// Requests whose client left or whose time was over.
     cancelled: u64,
-    /// What the sender has now.
+    /// Batches, calls and models to learn that servers have now.
     in_flight: u64,
+    /// Batches and calls that went to a second server.
+    resends: u64,
+    /// What servers failed, by the name of its gRPC status, such as `UNAVAILABLE`.
+    failures: BTreeMap<String, u64>,
 }
 
 #[pymethods]
 impl BatchQueueStats {
     fn __repr__(&self) -> String {
-        let Self { batches, requests, rows, refused, cancelled, in_flight } = self;
+        let Self { batches, requests, rows, refused, cancelled, in_flight, .. } = self;
         format!(
             "BatchQueueStats(batches={batches}, requests={requests}, rows={rows}, refused={refused}, \
              cancelled={cancelled}, in_flight={in_flight})"

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_serve::kserve::{FixedAdmission, KserveService, ServerSettings, serve};
+use forebay_serve::kserve::{FixedAdmission, KserveService, ServerSettings, send, serve};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -19,7 +19,7 @@ use super::queue::BatchQueue;
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A `KServe` v2 gRPC server in front of a queue, with threads of its own.
+/// A `KServe` v2 gRPC server in front of a queue, with threads of its own, which also send the queue's batches.
 ///
 /// Shape: `address` is `host:port`, port 0 for any; `admitted: dict[str, str]` maps what clients send as
 /// `x-forebay-internal-id` (32 hex digits) to the pool that serves them.
@@ -65,6 +65,7 @@ impl BatchServer {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let listener = runtime.block_on(tokio::net::TcpListener::bind(address))?;
         let address = listener.local_addr()?;
+        runtime.spawn(send(Arc::clone(queue.inner())));
         let (stop, stopped) = oneshot::channel();
         let serving = runtime.spawn(serve(listener, service, ServerSettings::default(), async {
             // Resolves also when the server object is dropped without `stop`.

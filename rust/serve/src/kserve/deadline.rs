@@ -12,8 +12,13 @@ const HEAD_START: Duration = Duration::from_millis(2);
 
 /// What is left for this request, at most `bound`.
 pub(super) fn time_left(headers: &HeaderMap, bound: Duration) -> Duration {
+    asked(headers).map_or(bound, |asked| asked.min(bound))
+}
+
+/// What the client said that it waits; `None`: as long as it takes.
+pub(super) fn asked(headers: &HeaderMap) -> Option<Duration> {
     let asked = headers.get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?));
-    asked.map_or(bound, |asked| asked.saturating_sub(HEAD_START).min(bound))
+    asked.map(|asked| asked.saturating_sub(HEAD_START))
 }
 
 /// At most 8 digits and a unit, as gRPC over HTTP/2 writes it.

@@ -11,13 +11,13 @@ use tokio::sync::oneshot::Sender;
 use super::work::{Reply, Waiter};
 use super::{Failure, wire};
 
-/// Hands the answer of a batch, which left at `left_ns`, to its members.
-pub(super) fn deliver(batch: Batch<Waiter>, answer: Bytes, left_ns: u64, now_ns: u64) {
-    let batch_rows = batch.rows;
+/// Hands the answer of a batch to its members.
+pub(super) fn deliver(batch: Batch<Waiter>, answer: Bytes, now_ns: u64) {
+    let (batch_rows, length, left_ns) = (batch.rows, batch.length, batch.left_ns);
     let (head, tensors) = match wire::read_answer(answer) {
         Ok((head, tensors)) => (Arc::new(head), tensors),
         Err(reason) => {
-            return tell_all(
+            return tell_waiters(
                 batch.members.into_iter().map(|member| member.waiter),
                 &Failure::answer(&reason),
             );
@@ -26,7 +26,7 @@ pub(super) fn deliver(batch: Batch<Waiter>, answer: Bytes, left_ns: u64, now_ns:
     let parts = match batch.split(tensors) {
         Ok(parts) => parts,
         Err((error, members)) => {
-            return tell_all(members.into_iter().map(|member| member.waiter), &Failure::answer(&error));
+            return tell_waiters(members.into_iter().map(|member| member.waiter), &Failure::answer(&error));
         }
     };
     for (member, tensors) in parts {
@@ -34,12 +34,18 @@ pub(super) fn deliver(batch: Batch<Waiter>, answer: Bytes, left_ns: u64, now_ns:
             tensors,
             head: Arc::clone(&head),
             batch_rows,
+            padded_tokens: member.rows.saturating_mul(length),
             queue_ns: left_ns.saturating_sub(member.queued_ns),
             service_ns: now_ns.saturating_sub(left_ns),
         };
         // A closed channel is a client that left; its rows go nowhere.
-        let _ = member.waiter.send(Ok(reply));
+        let _ = member.waiter.reply.send(Ok(reply));
     }
+}
+
+/// Gives the requests of a batch the same failure.
+pub(super) fn tell_waiters(waiters: impl IntoIterator<Item = Waiter>, failure: &Failure) {
+    tell_all(waiters.into_iter().map(|waiter| waiter.reply), failure);
 }
 
 /// Gives everyone the same failure. A closed channel is a client that left.

@@ -30,7 +30,7 @@ struct Listed {
 }
 
 /// Answers one call by asking a server of the pool.
-pub(super) async fn forward(
+pub(crate) async fn forward(
     asked: &Asked,
     method: &'static str,
     treatment: Treatment,
@@ -42,7 +42,7 @@ pub(super) async fn forward(
     };
     let end = match &outcome {
         Ok(_) => BatchEnd::Forwarded,
-        Err(failure) => BatchEnd::Failed { code: failure.code, slug: failure.slug },
+        Err(failure) => failure.end(),
     };
     (outcome, end)
 }
@@ -67,9 +67,30 @@ async fn answer(
             Ok(answer)
         };
     }
-    let upstream = asked.admission.model(asked.id, &named.name, 0)?;
+    let upstream = asked.admission.model(asked.id, &named.name)?;
     let renamed = Named { name: upstream.to_string(), version: named.version };
-    ask(asked, method, &upstream, renamed.encode_to_vec().into()).await
+    let answer = ask(asked, method, &upstream, renamed.encode_to_vec().into()).await?;
+    if *upstream == *named.name { Ok(answer) } else { under_name(method, &answer, named.name) }
+}
+
+/// The answer under the client's name of the model. A field that comes again at the end of a message counts in place of
+/// the first, and a message that comes again is merged into it, so that nothing else has to be read.
+fn under_name(method: &'static str, answer: &Bytes, name: String) -> Result<Bytes, Failure> {
+    let name = Named { name, version: String::new() }.encode_to_vec();
+    let mut renamed = answer.to_vec();
+    match method {
+        "ModelMetadata" => renamed.extend_from_slice(&name),
+        "ModelConfig" => Listed { models: vec![name.into()] }.encode_raw(&mut renamed),
+        "ModelStatistics" => {
+            let mut listed = Listed::decode(answer.clone()).map_err(|error| Failure::answer(&error))?;
+            for model in &mut listed.models {
+                *model = [model.as_ref(), &name].concat().into();
+            }
+            renamed = listed.encode_to_vec();
+        }
+        _ => {}
+    }
+    Ok(renamed.into())
 }
 
 async fn ask(asked: &Asked, method: &'static str, model: &str, request: Bytes) -> Result<Bytes, Failure> {

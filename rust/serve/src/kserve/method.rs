@@ -4,7 +4,7 @@
 
 /// How a call is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Treatment {
+pub(crate) enum Treatment {
     /// Read, queued and batched
     Infer,
     /// Forwarded as it is: it concerns the server

@@ -37,6 +37,8 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
+        // Envoy speaks HTTP/2; an HTTP client that comes without it, as in a trial, may speak HTTP/1.
+        .accept_http1(true)
         .max_concurrent_streams(settings.max_streams)
         // Clients that go away must not end the connection of all others; the default is 20 at once.
         .http2_max_pending_accept_reset_streams(Some(settings.max_streams as usize))
@@ -44,7 +46,6 @@ pub async fn serve(
         .initial_connection_window_size(settings.connection_window_bytes)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .max_frame_size(1 << 20)
-        .add_service(service)
-        .serve_with_incoming_shutdown(incoming, shutdown)
+        .serve_with_incoming_shutdown(service, incoming, shutdown)
         .await
 }

@@ -1,39 +1,38 @@
-//! Owns: one HTTP/2 request of the protocol from path and headers to its handler, and its end told exactly once.
-//! Must not know: tensors, queues.
+//! Owns: one HTTP/2 request from path and headers to the front that reads its body, and its end told exactly once.
+//! Must not know: bodies, tensors, queues.
 //! On failure: closed; without a known mark in `x-forebay-internal-id` no byte of the body is read.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::HeaderMap;
+use forebay_core::batch::Priority;
+use http::{HeaderMap, HeaderValue, header};
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
-use tonic::server::{Grpc, NamedService};
-use tonic::{Code, Request, Response, Status};
-use tonic_prost::ProstCodec;
 
 use super::deadline::time_left;
 use super::infer::Asked;
-use super::method::{self, Treatment};
-use super::pb::{ModelInferRequest, ModelInferResponse};
-use super::{Admission, BatchEnd, BatchQueue, Failure, forward, infer};
-use crate::codec::BytesCodec;
+use super::{Admission, BatchEnd, BatchQueue, Failure, grpc, method};
+use crate::{openai, rest};
 
 /// Carries the reservation's id; set by the decision alone.
 const ID_HEADER: &str = "x-forebay-internal-id";
+/// Carries a class; counts where it is less urgent than what the policy gives.
+const PRIORITY_HEADER: &str = "x-forebay-priority";
 
-/// The protocol's gRPC service in front of a queue.
+/// Every front of the batch service, before a queue.
 #[derive(Clone)]
 pub struct KserveService {
     queue: Arc<BatchQueue>,
     admission: Arc<dyn Admission>,
     max_message_bytes: usize,
     default_timeout: Duration,
+    loaded: Arc<openai::Loaded>,
 }
 
 // === impl KserveService ===
@@ -46,63 +45,42 @@ impl KserveService {
         max_message_bytes: usize,
         default_timeout: Duration,
     ) -> Self {
-        Self { queue, admission, max_message_bytes, default_timeout }
+        Self { queue, admission, max_message_bytes, default_timeout, loaded: Arc::default() }
     }
 
     async fn answer(self, request: http::Request<Body>) -> http::Response<Body> {
-        let Some((method, treatment)) = method::of_path(request.uri().path()) else {
-            let path = request.uri().path();
-            return Status::unimplemented(format!("`{path}` is no call of `{}`", method::SERVICE))
-                .into_http();
-        };
         let known = marked_id(request.headers()).and_then(|id| Some((id, self.admission.admitted(id)?)));
-        let Some((id, admitted)) = known else {
-            return Status::from(Failure::undecided()).into_http();
+        let Some((id, mut admitted)) = known else {
+            return refusal(request.headers(), Failure::undecided());
         };
-        let mut ending = Ending { admission: &*self.admission, id, end: BatchEnd::Cancelled };
+        let ending = Ending { admission: Arc::clone(&self.admission), id, end: BatchEnd::Cancelled };
+        if let Some(wished) = wished_priority(request.headers()) {
+            admitted.priority = admitted.priority.max(wished);
+        }
+        let bound = self.queue.timeout_of(&admitted.pool).unwrap_or(self.default_timeout);
         let asked = Asked {
             queue: Arc::clone(&self.queue),
-            admission: Arc::clone(&self.admission),
+            upstreams: Arc::clone(self.queue.upstreams()),
+            admission: self.admission,
             admitted,
             id,
-            time_left: time_left(request.headers(), self.default_timeout),
+            time_left: time_left(request.headers(), bound),
+            max_message_bytes: self.max_message_bytes,
+            loaded: self.loaded,
         };
-        let told: OnceLock<BatchEnd> = OnceLock::new();
-        let (asked, told_here) = (&asked, &told);
-        let response = match treatment {
-            Treatment::Infer => {
-                let handler = move |message: ModelInferRequest| async move {
-                    let (response, end) = infer::infer(asked, message).await;
-                    told_here.get_or_init(|| end);
-                    response.map(Response::new).map_err(Status::from)
-                };
-                let codec = ProstCodec::<ModelInferResponse, ModelInferRequest>::default();
-                self.grpc(codec).unary(Handler(handler), request).await
-            }
-            Treatment::Server | Treatment::Model | Treatment::List | Treatment::ModelOrList => {
-                let handler = move |message: Bytes| async move {
-                    let (response, end) = forward::forward(asked, method, treatment, message).await;
-                    told_here.get_or_init(|| end);
-                    response.map(Response::new).map_err(Status::from)
-                };
-                self.grpc(BytesCodec).unary(Handler(handler), request).await
-            }
-            Treatment::Stream | Treatment::Control | Treatment::SharedMemory => {
-                let failure = not_taken(method, treatment);
-                told.get_or_init(|| BatchEnd::Failed { code: failure.code, slug: failure.slug });
-                Status::from(failure).into_http()
-            }
-        };
-        // The handler never ran when the message could not be read.
-        let unread = BatchEnd::Failed { code: code_of(&response), slug: "batch_unreadable" };
-        ending.end = told.into_inner().unwrap_or(unread);
-        response
-    }
-
-    fn grpc<C: tonic::codec::Codec>(&self, codec: C) -> Grpc<C> {
-        Grpc::new(codec)
-            .max_decoding_message_size(self.max_message_bytes)
-            .max_encoding_message_size(usize::MAX)
+        let path = request.uri().path();
+        if asked.admitted.placed.is_some() {
+            openai::answer(asked, ending, request).await
+        } else if path == "/v2" || path.starts_with("/v2/") {
+            rest::answer(asked, ending, request).await
+        } else if let Some((method, treatment)) = method::of_path(path) {
+            grpc::answer(asked, ending, grpc::Call { method, treatment }, request).await
+        } else {
+            let failure = Failure::no_call(path);
+            let mut ending = ending;
+            ending.ends(failure.end());
+            refusal(request.headers(), failure)
+        }
     }
 }
 
@@ -121,41 +99,25 @@ impl Service<http::Request<Body>> for KserveService {
     }
 }
 
-impl NamedService for KserveService {
-    const NAME: &'static str = method::SERVICE;
-}
-
 /// Tells the end of an admitted request when it goes out of scope, also when the client's leaving drops it.
-struct Ending<'a> {
-    admission: &'a dyn Admission,
+pub(crate) struct Ending {
+    admission: Arc<dyn Admission>,
     id: u128,
     end: BatchEnd,
 }
 
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.admission.finished(self.id, self.end.clone());
+// === impl Ending ===
+
+impl Ending {
+    /// How it ended, unless something is said later.
+    pub(crate) fn ends(&mut self, end: BatchEnd) {
+        self.end = end;
     }
 }
 
-/// One async function as tonic wants its handlers.
-struct Handler<F>(F);
-
-impl<F, Fut, M, R> Service<Request<M>> for Handler<F>
-where
-    F: FnMut(M) -> Fut,
-    Fut: Future<Output = Result<Response<R>, Status>>,
-{
-    type Response = Response<R>;
-    type Error = Status;
-    type Future = Fut;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<M>) -> Fut {
-        (self.0)(request.into_inner())
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.admission.finished(self.id, self.end.clone());
     }
 }
 
@@ -170,29 +132,21 @@ fn marked_id(headers: &HeaderMap) -> Option<u128> {
     u128::from_str_radix(value, 16).ok()
 }
 
-fn not_taken(method: &str, treatment: Treatment) -> Failure {
-    match treatment {
-        Treatment::Stream => Failure::refused(
-            "batch_stream",
-            Code::Unimplemented,
-            format!("`{method}` is not offered here; send one `ModelInfer` for every request"),
-        ),
-        Treatment::SharedMemory => Failure::refused(
-            "batch_shared_memory",
-            Code::Unimplemented,
-            format!(
-                "`{method}` is not offered: a gateway cannot reach a client's memory; send tensors in the request"
-            ),
-        ),
-        _ => Failure::refused(
-            "batch_control",
-            Code::PermissionDenied,
-            format!("`{method}` changes or shows the server's own settings; call the model server itself"),
-        ),
-    }
+/// The class that a client asks for; a word that is none counts as absent.
+fn wished_priority(headers: &HeaderMap) -> Option<Priority> {
+    Priority::from_name(headers.get(PRIORITY_HEADER)?.to_str().ok()?)
 }
 
-/// The gRPC status of an answer without a body.
-fn code_of(response: &http::Response<Body>) -> Code {
-    response.headers().get("grpc-status").map_or(Code::Unknown, |value| Code::from_bytes(value.as_bytes()))
+/// A refusal before anybody knows a front: in gRPC's form to a gRPC client, in `KServe`'s JSON to others.
+fn refusal(headers: &HeaderMap, failure: Failure) -> http::Response<Body> {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+        return Status::from(failure).into_http();
+    }
+    // The words of these refusals hold nothing that JSON would have to escape but a path's quotes.
+    let words = failure.message.replace(['\\', '"'], "'");
+    let mut response = http::Response::new(Body::new(format!("{{\"error\":\"{words}\"}}")));
+    *response.status_mut() = failure.http_status();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }

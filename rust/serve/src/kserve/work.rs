@@ -3,6 +3,7 @@
 //! On failure: not applicable.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +41,8 @@ pub struct Work {
     pub version: Arc<str>,
     /// Rows of the batch; 0 for a call
     pub rows: u64,
+    /// Rows times the length that they are padded to
+    pub padded_tokens: u64,
     /// Requests in it
     pub requests: usize,
     /// After this nobody waits any more
@@ -54,11 +57,19 @@ pub(super) struct Reply {
     pub tensors: Vec<Tensor>,
     pub head: Arc<AnswerHead>,
     pub batch_rows: u64,
+    pub padded_tokens: u64,
     pub queue_ns: u64,
     pub service_ns: u64,
 }
 
-pub(super) type Waiter = oneshot::Sender<Result<Reply, Failure>>;
+/// Who waits for a request's part of an answer.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub reply: oneshot::Sender<Result<Reply, Failure>>,
+    /// After this nobody waits; later joiners move it
+    pub expires_ns: Arc<AtomicU64>,
+}
+
 pub(super) type Learner = oneshot::Sender<Result<Arc<ModelShape>, Failure>>;
 pub(super) type Caller = oneshot::Sender<Result<Bytes, Failure>>;
 
@@ -76,7 +87,7 @@ pub(super) struct PendingCall {
 /// Work that the sender has and that has not ended.
 #[derive(Debug)]
 pub(super) enum InFlight {
-    Infer { batch: Batch<Waiter>, left_ns: u64 },
+    Infer { batch: Batch<Waiter> },
     Call(Caller),
     Learn(LaneKey),
 }

@@ -80,18 +80,9 @@ impl Books {
 
     /// Takes in what the engine has written since.
     pub fn read(&mut self) -> &mut Self {
-        let frames = self.outbox.take(Vec::new());
-        let mut rest = &frames[..];
-        while !rest.is_empty() {
-            let len = u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
-            let crc = u32::from_le_bytes(rest[4..8].try_into().unwrap());
-            let payload = &rest[8..8 + len];
-            assert_eq!(crc32fast::hash(payload), crc);
-            let record = LedgerRecord::decode(payload).unwrap();
-            assert_eq!(record.id.len(), 16);
+        for record in records_in(&self.outbox) {
             self.records.insert(record.id.clone(), record.clone());
             self.written.push(record);
-            rest = &rest[8 + len..];
         }
         self
     }
@@ -114,6 +105,23 @@ impl Books {
     pub fn cost_nanousd(&self) -> u64 {
         self.records.values().map(|r| r.cost_nanousd).sum()
     }
+}
+
+/// What was written since, in order.
+pub fn records_in(outbox: &Outbox) -> Vec<LedgerRecord> {
+    let frames = outbox.take(Vec::new());
+    let (mut rest, mut records) = (&frames[..], Vec::new());
+    while !rest.is_empty() {
+        let len = u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
+        let crc = u32::from_le_bytes(rest[4..8].try_into().unwrap());
+        let payload = &rest[8..8 + len];
+        assert_eq!(crc32fast::hash(payload), crc);
+        let record = LedgerRecord::decode(payload).unwrap();
+        assert_eq!(record.id.len(), 16);
+        records.push(record);
+        rest = &rest[8 + len..];
+    }
+    records
 }
 
 /// How one bucket stands; `None`: it has no lease.

@@ -8,7 +8,7 @@ use super::rig::{
     Ask, LimitScope as S, Rig, SECOND, Told, Unit as U, Waiting, WhenFull, cached, chat, limit,
 };
 use crate::answer::BodyEnd;
-use crate::engine::Capture;
+use crate::engine::{BatchEnded, Capture};
 use crate::policy::pb;
 
 #[derive(Debug, Clone)]
@@ -113,7 +113,10 @@ impl World {
             }
             Op::Leave(at) if !self.waiting.is_empty() => drop(self.waiting.remove(at % self.waiting.len())),
             Op::Close(at) => self.id(at).into_iter().for_each(|id| rig.engine.stream_closed(id, now)),
-            Op::Batch(at) => self.id(at).into_iter().for_each(|id| rig.engine.batch_finished(id, now)),
+            Op::Batch(at) => self
+                .id(at)
+                .into_iter()
+                .for_each(|id| rig.engine.batch_finished(id, BatchEnded::default(), now)),
             Op::Log(at) => self.id(at).into_iter().for_each(|id| rig.log(id)),
             Op::Unreachable(at) => self.id(at).into_iter().for_each(|id| rig.log_unreachable(id)),
             Op::Capture(at) => self.captures.extend(self.id(at).and_then(|id| rig.engine.capture(id))),

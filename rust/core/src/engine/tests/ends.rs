@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::rig::{Ask, LimitScope as S, Rig, SECOND, Unit as U, chat, limit, policy};
-use crate::engine::{Engine, HeadStep, LogEntry};
+use crate::engine::{BatchEnded, Engine, HeadStep, LogEntry};
 use crate::policy::pb;
 use crate::record::RecordEnd;
 
@@ -18,7 +18,7 @@ type End = fn(&Engine, u128, u64);
 
 const ENDS: [(&str, End); 3] = [
     ("stream closed", |e, id, now| e.stream_closed(id, now)),
-    ("batch finished", |e, id, now| e.batch_finished(id, now)),
+    ("batch finished", |e, id, now| e.batch_finished(id, BatchEnded::default(), now)),
     ("logged", |e, id, now| {
         e.logged(id, &LogEntry::default(), now);
     }),
@@ -53,7 +53,7 @@ fn the_end_of_a_headers_only_stream_is_no_end_of_its_request() {
     let forward = rig.forward(&Ask::post("/files/x", "bytes"));
     rig.engine.stream_closed(forward.id, rig.now());
     assert_eq!(rig.left("open", "acme"), 2);
-    rig.engine.batch_finished(forward.id, rig.now());
+    rig.engine.batch_finished(forward.id, BatchEnded::default(), rig.now());
     assert_eq!(rig.left("open", "acme"), 3);
     rig.log(forward.id);
     rig.is_quiet();

@@ -112,7 +112,7 @@ fn a_limit_counts_only_whom_it_names() {
         ),
     ] {
         let mut policy = pb::Policy { limits: vec![limit], ..policy() };
-        policy.tiers = vec![pb::Tier { name: "pro".into() }];
+        policy.tiers = vec![pb::Tier { name: "pro".into(), ..pb::Tier::default() }];
         policy.tenants[0].tier = "pro".into();
         policy.keys.push(key("second", "acme"));
         let rig = Rig::new(&policy);

@@ -19,3 +19,7 @@ mod rig;
 mod settling;
 mod stages;
 mod tenants;
+mod tensor_books;
+mod tensor_cache;
+mod tensor_conservation;
+mod tensors;

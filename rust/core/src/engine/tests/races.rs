@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 
 use super::rig::{LimitScope as S, Rig, Told, Unit as U, cached, chat, limit, policy};
+use crate::engine::BatchEnded;
 use crate::policy::pb;
 
 const THREADS: usize = 64;
@@ -43,7 +44,7 @@ fn no_limit_admits_more_than_it_says() {
                     open.fetch_sub(1, SeqCst);
                     // Several ends at once: one of them frees.
                     rig.engine.stream_closed(forward.id, rig.now());
-                    rig.engine.batch_finished(forward.id, rig.now());
+                    rig.engine.batch_finished(forward.id, BatchEnded::default(), rig.now());
                     rig.log(forward.id);
                 }
                 told => assert_eq!(told.refused(), (429, "rate_limit_exceeded")),

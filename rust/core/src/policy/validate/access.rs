@@ -13,12 +13,15 @@ use pb::feature_cache::{Mode, Sampled, Sharing};
 const DIGEST_OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 /// 2001-09-09 in milliseconds. Below it stands a time in seconds.
 const EARLIEST_MS: u64 = 1_000_000_000_000;
+/// Shares are ratios; beyond this one tenant alone is served.
+const MOST_WEIGHT: u64 = 1_000_000;
 
 pub(super) fn check(policy: &pb::Policy, names: &Names, report: &mut Report) {
     let tiers = policy.tiers.iter().enumerate();
     names::check_unique(tiers.map(|(i, t)| (format!("tiers[{i}].name"), &*t.name)), report);
     for (i, tier) in policy.tiers.iter().enumerate() {
         names::check_name(&tier.name, &format!("tiers[{i}].name"), Alphabet::Plain, report);
+        check_priority(tier.priority, format!("tiers[{i}].priority"), report);
     }
     check_tenants(policy, names, report);
     check_keys(policy, names, report);
@@ -34,6 +37,7 @@ fn check_tenants(policy: &pb::Policy, names: &Names, report: &mut Report) {
         if !tenant.tier.is_empty() {
             names.check_tier(&tenant.tier, format!("{path}.tier"), report);
         }
+        report.within(&format!("{path}.weight"), u64::from(tenant.weight), 1, MOST_WEIGHT);
         let models = format!("{path}.models");
         names.check_models(&tenant.models, &models, Wildcards::Allowed, report);
         if tenant.models.is_empty() {
@@ -118,9 +122,17 @@ fn check_features(policy: &pb::Policy, report: &mut Report) {
         let path = format!("features[{i}]");
         names::check_name(&feature.name, &format!("{path}.name"), Alphabet::Plain, report);
         report.within(&format!("{path}.max_output_tokens"), feature.max_output_tokens, 1, 1_000_000_000);
+        check_priority(feature.priority, format!("{path}.priority"), report);
         if let Some(cache) = &feature.cache {
             check_feature_cache(cache, policy.cache.is_some(), &format!("{path}.cache"), report);
         }
+    }
+}
+
+fn check_priority(number: i32, path: String, report: &mut Report) {
+    if pb::Priority::try_from(number).is_err() {
+        let message = format!("`{number}` is no priority; write `P0`, `P1` or `P2`");
+        report.error("unknown_value", path, message);
     }
 }
 

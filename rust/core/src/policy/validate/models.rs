@@ -3,7 +3,7 @@
 //! On failure: a finding.
 
 use super::names::{self, Alphabet, Names};
-use super::{Report, pb};
+use super::{Report, pb, tensors};
 use crate::tokens::Tokenizer;
 use pb::image_tokens::Rule;
 use pb::model::Capability;
@@ -23,7 +23,11 @@ pub(super) fn check(policy: &pb::Policy, names: &Names, report: &mut Report) {
     });
     names::check_unique(all, report);
     for (i, model) in policy.models.iter().enumerate() {
-        check_model(model, &format!("models[{i}]"), names, report);
+        let path = format!("models[{i}]");
+        check_model(model, &path, names, report);
+        let pools = model.pools.iter().filter_map(|name| names.pools.get(name.as_str()));
+        let protocols: Vec<Protocol> = pools.map(|pool| pool.protocol()).collect();
+        tensors::check(policy, model, &path, &protocols, report);
     }
 }
 
@@ -204,6 +208,17 @@ fn check_pools(model: &pb::Model, path: &str, names: &Names, report: &mut Report
         let Some(pool) = names.check_pool(name, path.clone(), report) else { continue };
         let protocol = pool.protocol();
         for capability in model.capabilities() {
+            if protocol == Protocol::KserveGrpc
+                && let Some(mapping) = tensors::missing_mapping(model, capability)
+            {
+                let message = format!(
+                    "`{}` takes tensors, and nothing says how `{}` becomes some; give the model `{mapping}`",
+                    names::shown(name),
+                    capability.as_str_name()
+                );
+                report.error("protocol_mismatch", path.as_str(), message);
+                continue;
+            }
             let speaks = speakers(capability);
             if !speaks.is_empty() && !speaks.contains(&protocol) && protocol != Protocol::Unspecified {
                 let needed: Vec<_> = speaks.iter().map(|p| format!("`{}`", p.as_str_name())).collect();
@@ -223,9 +238,11 @@ fn check_pools(model: &pb::Model, path: &str, names: &Names, report: &mut Report
 /// The protocols that serve a capability; empty: any does.
 fn speakers(capability: Capability) -> &'static [Protocol] {
     match capability {
-        Capability::Chat | Capability::Completions | Capability::Embeddings | Capability::Responses => {
-            &[Protocol::Openai]
+        // A tensor server serves those that the model maps.
+        Capability::Chat | Capability::Completions | Capability::Embeddings => {
+            &[Protocol::Openai, Protocol::KserveGrpc]
         }
+        Capability::Responses => &[Protocol::Openai],
         // Servers of the `OpenAI` protocol, such as vLLM, serve Messages beside it.
         Capability::Messages => &[Protocol::Anthropic, Protocol::Openai],
         Capability::Tensors => &[Protocol::KserveGrpc],

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use super::addresses::{self, Host};
 use super::names::{self, Alphabet, Names};
-use super::{Report, pb};
+use super::{Report, pb, tensors};
 use pb::credential::Source;
 use pb::pool::Protocol;
 
@@ -76,6 +76,7 @@ fn check_pool(pool: &pb::Pool, path: &str, report: &mut Report) {
         check_health(health, &format!("{path}.health"), report);
     }
     check_kserve(pool, path, report);
+    tensors::check_queue(pool, path, report);
 }
 
 /// A `KServe` pool is reached by the gateway's own client, so what Envoy would do for it happens nowhere.

@@ -12,6 +12,8 @@ use pb::resolve::OnFailure;
 use pb::route::{Match, Operation, WhenFull};
 
 const KSERVE_SERVICE: &str = "/inference.GRPCInferenceService/";
+/// Where its HTTP form lives.
+const KSERVE_HTTP: &str = "/v2";
 /// The first route that matches decides, so a request may be held against all of them.
 const MOST_ROUTES: usize = 1024;
 
@@ -104,29 +106,24 @@ fn check_operation(policy: &pb::Policy, route: &pb::Route, path: &str, names: &N
             check_forward(route, path, names, report);
             return;
         }
+        Operation::Kserve => {
+            check_kserve(policy, route, path, names, report);
+            return;
+        }
         Operation::ListModels => "GET",
         Operation::ChatCompletions
         | Operation::TextCompletions
         | Operation::Embedding
         | Operation::Responses
-        | Operation::Messages
-        | Operation::Kserve => "POST",
+        | Operation::Messages => "POST",
     };
     if !route.methods.is_empty() && !route.methods.iter().any(|m| m == method) {
         let message = format!("`{}` is asked with `{method}`, which is not listed", operation.as_str_name());
         report.error("bad_method", format!("{path}.methods"), message);
     }
     if !route.pool.is_empty() {
-        let message = "only `FORWARD` names a pool; elsewhere the model's pools decide";
+        let message = "only `FORWARD` and `KSERVE` name a pool; elsewhere the model's pools decide";
         report.error("field_not_used", format!("{path}.pool"), message);
-    }
-    if operation == Operation::Kserve {
-        let Some(Match::Path(text) | Match::PathPrefix(text)) = &route.r#match else { return };
-        if !text.starts_with(KSERVE_SERVICE) {
-            let message =
-                format!("`KSERVE` is the gRPC service `{KSERVE_SERVICE}`, not `{}`", names::shown(text));
-            report.error("bad_path", path, message);
-        }
     }
     let needed = capability_of(operation);
     if needed
@@ -138,6 +135,56 @@ fn check_operation(policy: &pb::Policy, route: &pb::Route, path: &str, names: &N
             operation_path,
             format!("no model has `{name}`, so every request here is refused"),
         );
+    }
+}
+
+fn check_kserve(policy: &pb::Policy, route: &pb::Route, path: &str, names: &Names, report: &mut Report) {
+    let (is_http, text) = match &route.r#match {
+        None => return,
+        Some(Match::Path(text) | Match::PathPrefix(text)) => {
+            let is_below = text.strip_prefix(KSERVE_HTTP).is_some_and(|rest| rest.starts_with('/'));
+            (text == KSERVE_HTTP || is_below, text)
+        }
+    };
+    if !is_http && !text.starts_with(KSERVE_SERVICE) {
+        let message = format!(
+            "`KSERVE` is the gRPC service `{KSERVE_SERVICE}` or HTTP below `{KSERVE_HTTP}`, not `{}`",
+            names::shown(text)
+        );
+        report.error("bad_path", path, message);
+    }
+    if !is_http && !route.methods.is_empty() && !route.methods.iter().any(|m| m == "POST") {
+        let message = "`KSERVE` over gRPC is asked with `POST`, which is not listed";
+        report.error("bad_method", format!("{path}.methods"), message);
+    }
+    let pool_path = format!("{path}.pool");
+    let is_kserve = |pool: &&pb::Pool| pool.protocol() == Protocol::KserveGrpc;
+    if !route.pool.is_empty() {
+        let Some(pool) = names.check_pool(&route.pool, pool_path.clone(), report) else { return };
+        if !is_kserve(&pool) && pool.protocol() != Protocol::Unspecified {
+            let message = format!(
+                "`{}` speaks `{}`; `KSERVE` needs a pool of `KSERVE_GRPC`",
+                names::shown(&route.pool),
+                pool.protocol().as_str_name()
+            );
+            report.error("protocol_mismatch", pool_path, message);
+        }
+        return;
+    }
+    let mut pools = policy.pools.iter().filter(is_kserve);
+    match (pools.next(), pools.next()) {
+        (None, _) => {
+            let message = "there is no pool of `KSERVE_GRPC`, so every request here is refused";
+            report.warn("no_pool", pool_path, message);
+        }
+        (Some(first), Some(_)) => {
+            let message = format!(
+                "headers do not tell the model, so every request here goes to `{}`, the first of several pools; name one",
+                names::shown(&first.name)
+            );
+            report.warn("first_pool", pool_path, message);
+        }
+        (Some(_), None) => {}
     }
 }
 

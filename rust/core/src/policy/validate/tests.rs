@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod account;
+mod tensors;
 
 use proptest::prelude::*;
 use prost::Message;
@@ -57,11 +58,12 @@ fn good() -> pb::Policy {
             model("embed", "chat", model::Capability::Embeddings),
             model("bert", "triton", model::Capability::Tensors),
         ],
-        tiers: vec![pb::Tier { name: "free".into() }],
+        tiers: vec![pb::Tier { name: "free".into(), ..pb::Tier::default() }],
         tenants: vec![pb::Tenant {
             name: "acme".into(),
             tier: "free".into(),
             models: vec!["*".into(), "tag:eu".into()],
+            ..pb::Tenant::default()
         }],
         keys: vec![pb::Key {
             id: "acme-1".into(),
@@ -132,9 +134,18 @@ fn names_and_aliases_are_unique_together() {
 
 #[test]
 fn names_keep_their_alphabet() {
-    assert_eq!(found(|p| p.tiers.push(pb::Tier { name: "a b".into() })), ["error bad_name tiers[1].name"]);
-    assert_eq!(found(|p| p.tiers.push(pb::Tier { name: String::new() })), ["error no_name tiers[1].name"]);
-    assert_eq!(found(|p| p.tiers.push(pb::Tier { name: "x".repeat(65) })), ["error too_long tiers[1].name"]);
+    assert_eq!(
+        found(|p| p.tiers.push(pb::Tier { name: "a b".into(), ..pb::Tier::default() })),
+        ["error bad_name tiers[1].name"]
+    );
+    assert_eq!(
+        found(|p| p.tiers.push(pb::Tier { name: String::new(), ..pb::Tier::default() })),
+        ["error no_name tiers[1].name"]
+    );
+    assert_eq!(
+        found(|p| p.tiers.push(pb::Tier { name: "x".repeat(65), ..pb::Tier::default() })),
+        ["error too_long tiers[1].name"]
+    );
     assert_eq!(found(|p| p.models[1].name = "tag:x".into()), ["error bad_name models[1].name"]);
     assert_eq!(found(|p| p.models[1].name = "é".into()), ["error bad_name models[1].name"]);
     assert!(
@@ -605,7 +616,7 @@ proptest! {
             name: t(12), aliases: vec![t(13)], tokenizer: t(14), pools: vec![t(15), t(3)], capabilities: vec![e(1), e(2)],
             context_window_tokens: n(6), max_output_tokens: n(7), ..pb::Model::default()
         });
-        policy.tenants.push(pb::Tenant { name: t(16), tier: t(17), models: vec![t(18), t(13)] });
+        policy.tenants.push(pb::Tenant { name: t(16), tier: t(17), models: vec![t(18), t(13)], ..pb::Tenant::default() });
         policy.limits.push(pb::Limit {
             name: t(19), scope: e(3), unit: e(4), amount: n(8), window_ms: n(9), models: vec![t(20)], ..pb::Limit::default()
         });
