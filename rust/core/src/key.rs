@@ -40,23 +40,6 @@ pub struct Identity<'a> {
     pub model: &'a str,
     /// Its revision
     pub revision: &'a str,
-    /// The effective output bound of one choice
-    pub output_tokens: Option<u64>,
-}
-
-/// Who may share the answer of a tensor model. There is no constructor without a tenant.
-#[derive(Debug, Clone, Copy)]
-pub struct Scope<'a> {
-    /// Always part of the key
-    pub tenant: &'a str,
-    /// Part of the key where the feature shares answers by user only
-    pub user: Option<&'a str>,
-    /// Features do not share answers
-    pub feature: &'a str,
-    /// The model
-    pub model: &'a str,
-    /// Its revision
-    pub revision: &'a str,
 }
 
 // === impl KeySecret ===
@@ -67,20 +50,18 @@ impl KeySecret {
         Self(bytes)
     }
 
-    /// The key of the answer to `asked` for `identity`.
-    pub fn cache_key(&self, identity: &Identity<'_>, asked: &Asked<'_>) -> CacheKey {
+    /// The key of the answer to `asked` for `identity`, with this effective output bound of one choice.
+    pub fn cache_key(
+        &self,
+        identity: &Identity<'_>,
+        asked: &Asked<'_>,
+        output_tokens: Option<u64>,
+    ) -> CacheKey {
         let mut form = Form(Vec::with_capacity(asked.document.text.len() + 256));
         form.text("forebay.v1");
         form.number(asked.operation as u64);
-        form.text(identity.tenant);
-        match identity.user {
-            Some(user) => form.text(user),
-            None => form.0.push(b'-'),
-        }
-        form.text(identity.feature);
-        form.text(identity.model);
-        form.text(identity.revision);
-        match identity.output_tokens {
+        form.identity(identity);
+        match output_tokens {
             Some(tokens) => form.number(tokens),
             None => form.0.push(b'-'),
         }
@@ -98,21 +79,12 @@ impl KeySecret {
         }
         CacheKey(*blake3::keyed_hash(&self.0, &form.0).as_bytes())
     }
-}
 
-impl KeySecret {
     /// The key of the answer to tensors, of which `parts` are all, each bounded by its place. No part is copied.
-    pub fn tensor_key(&self, scope: &Scope<'_>, parts: &[&[u8]]) -> CacheKey {
+    pub fn tensor_key(&self, identity: &Identity<'_>, parts: &[&[u8]]) -> CacheKey {
         let mut form = Form(Vec::with_capacity(256));
         form.text("forebay.tensors.v1");
-        form.text(scope.tenant);
-        match scope.user {
-            Some(user) => form.text(user),
-            None => form.0.push(b'-'),
-        }
-        form.text(scope.feature);
-        form.text(scope.model);
-        form.text(scope.revision);
+        form.identity(identity);
         form.number(parts.len() as u64);
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(&form.0);
@@ -136,6 +108,17 @@ struct Form(Vec<u8>);
 // === impl Form ===
 
 impl Form {
+    fn identity(&mut self, identity: &Identity<'_>) {
+        self.text(identity.tenant);
+        match identity.user {
+            Some(user) => self.text(user),
+            None => self.0.push(b'-'),
+        }
+        self.text(identity.feature);
+        self.text(identity.model);
+        self.text(identity.revision);
+    }
+
     fn text(&mut self, text: &str) {
         self.0.push(b's');
         self.0.extend_from_slice(&(text.len() as u64).to_le_bytes());
@@ -187,13 +170,17 @@ mod tests {
     use proptest::prelude::*;
 
     fn identity() -> Identity<'static> {
-        Identity { tenant: "t", user: None, feature: "", model: "m", revision: "1", output_tokens: Some(9) }
+        Identity { tenant: "t", user: None, feature: "", model: "m", revision: "1" }
     }
 
     fn key(identity: &Identity<'_>, body: &str) -> CacheKey {
+        bounded(identity, body, Some(9))
+    }
+
+    fn bounded(identity: &Identity<'_>, body: &str, output_tokens: Option<u64>) -> CacheKey {
         let document = Document::parse(body.as_bytes(), Bounds::default()).unwrap();
         let asked = Asked::read(document, Operation::ChatCompletions).unwrap();
-        KeySecret::new([7; 32]).cache_key(identity, &asked)
+        KeySecret::new([7; 32]).cache_key(identity, &asked, output_tokens)
     }
 
     const BODY: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":0}"#;
@@ -238,26 +225,26 @@ mod tests {
             Identity { feature: "f", ..identity() },
             Identity { model: "m2", ..identity() },
             Identity { revision: "2", ..identity() },
-            Identity { output_tokens: None, ..identity() },
-            Identity { output_tokens: Some(8), ..identity() },
         ];
         for other in others {
             assert_ne!(key(&other, BODY).0, base.0, "{other:?}");
         }
+        assert_ne!(bounded(&identity(), BODY, None).0, base.0);
+        assert_ne!(bounded(&identity(), BODY, Some(8)).0, base.0);
     }
 
     #[test]
     fn a_tensor_key_tells_every_part_and_where_it_ends() {
-        let base = Scope { tenant: "t", user: None, feature: "f", model: "m", revision: "1" };
-        let of = |scope: Scope<'_>, parts: &[&[u8]]| KeySecret::new([7; 32]).tensor_key(&scope, parts).0;
+        let base = Identity { tenant: "t", user: None, feature: "f", model: "m", revision: "1" };
+        let of = |scope: Identity<'_>, parts: &[&[u8]]| KeySecret::new([7; 32]).tensor_key(&scope, parts).0;
         let scopes = [
             base,
-            Scope { tenant: "t2", ..base },
-            Scope { user: Some(""), ..base },
-            Scope { user: Some("u"), ..base },
-            Scope { feature: "", ..base },
-            Scope { model: "m2", ..base },
-            Scope { revision: "", ..base },
+            Identity { tenant: "t2", ..base },
+            Identity { user: Some(""), ..base },
+            Identity { user: Some("u"), ..base },
+            Identity { feature: "", ..base },
+            Identity { model: "m2", ..base },
+            Identity { revision: "", ..base },
         ];
         let splits: [&[&[u8]]; 6] = [&[], &[b""], &[b"ab"], &[b"a", b"b"], &[b"", b"ab"], &[b"ab", b""]];
         let mut seen = std::collections::HashSet::new();

@@ -82,7 +82,7 @@ impl CacheKeys {
             Document::parse(body, Bounds::default()).map_err(|e| PyValueError::new_err(e.to_string()))?;
         let asked = Asked::read(document, operation)
             .map_err(|refusal| PyValueError::new_err(refusal.wire().message))?;
-        let identity = Identity { tenant, user, feature, model, revision, output_tokens };
-        Ok(PyBytes::new(py, &self.secret.cache_key(&identity, &asked).0))
+        let identity = Identity { tenant, user, feature, model, revision };
+        Ok(PyBytes::new(py, &self.secret.cache_key(&identity, &asked, output_tokens).0))
     }
 }

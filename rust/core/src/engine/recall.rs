@@ -106,9 +106,9 @@ impl Engine {
                 feature: &feature.name,
                 model: &policy.name,
                 revision: &policy.revision,
-                output_tokens,
             },
             asked,
+            output_tokens,
         );
         session.mark(Stage::Key, clock);
         let now_ns = clock.now_ns();

@@ -13,8 +13,9 @@ use forebay_core::cache::CacheKey;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::places::{Places, Replies, Ride};
+use super::places::{Places, Replies};
 use super::queue::Request;
+use super::work::Reply;
 use super::{BatchQueue, Failure};
 
 /// All flights of a queue.
@@ -31,7 +32,7 @@ struct Flight {
     kept: AtomicBool,
 }
 
-type Landed = Result<Arc<Ride>, Failure>;
+type Landed = Result<Arc<Reply>, Failure>;
 
 /// How somebody came to a flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,9 +13,10 @@ use tokio::time::timeout;
 use tonic::Code;
 
 use super::flights::Role;
-use super::places::{Places, Ride};
+use super::places::Places;
 use super::queue::Request;
 use super::wire::{self, AnswerHead};
+use super::work::Reply;
 use super::{Admission, Admitted, BatchEnd, BatchQueue, Failure, Recall, Take, TensorUse, Upstreams};
 use crate::openai::Loaded;
 
@@ -157,7 +158,7 @@ async fn fly(
     same: CacheKey,
     keeps: bool,
     request: Request,
-) -> Result<(Arc<Ride>, Role), Failure> {
+) -> Result<(Arc<Reply>, Role), Failure> {
     let flights = asked.queue.flights();
     loop {
         let mut aboard = flights.join(same, &asked.queue, lane, request.clone())?;
@@ -176,8 +177,8 @@ async fn fly(
     }
 }
 
-fn end_of(ride: &Ride, rows: u64, tokens: u64) -> BatchEnd {
-    let Ride { batch_rows, padded_tokens, queue_ns, service_ns, .. } = *ride;
+fn end_of(ride: &Reply, rows: u64, tokens: u64) -> BatchEnd {
+    let Reply { batch_rows, padded_tokens, queue_ns, service_ns, .. } = *ride;
     BatchEnd::Answered { rows, tokens, batch_rows, padded_tokens, queue_ns, service_ns }
 }
 

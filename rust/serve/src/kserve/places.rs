@@ -5,12 +5,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forebay_core::batch::{Checked, LaneKey, Priority, Tenant, Tensor, Ticket, join_answers};
+use forebay_core::batch::{Checked, LaneKey, Priority, Tenant, Ticket, join_answers};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::queue::Request;
-use super::wire::AnswerHead;
 use super::work::{Reply, Waiter};
 use super::{BatchQueue, Failure};
 
@@ -35,18 +34,6 @@ struct Held {
 
 /// What the parts of a request wait for.
 pub(super) type Replies = Vec<oneshot::Receiver<Result<Reply, Failure>>>;
-
-/// The answer to a request.
-#[derive(Debug, Clone)]
-pub(super) struct Ride {
-    pub tensors: Vec<Tensor>,
-    pub head: Arc<AnswerHead>,
-    /// Rows of the batch that it went with; of the largest, where it went with several
-    pub batch_rows: u64,
-    pub padded_tokens: u64,
-    pub queue_ns: u64,
-    pub service_ns: u64,
-}
 
 // === impl Places ===
 
@@ -110,7 +97,7 @@ impl Places {
     }
 
     /// Waits for the whole answer. The places are no longer needed then.
-    pub(super) async fn answer(&self, replies: Replies) -> Result<Ride, Failure> {
+    pub(super) async fn answer(&self, replies: Replies) -> Result<Reply, Failure> {
         let mut parts = Vec::with_capacity(replies.len());
         for reply in replies {
             parts.push(reply.await.unwrap_or_else(|_| Err(Failure::closing()))?);
@@ -128,12 +115,12 @@ impl Drop for Places {
     }
 }
 
-fn join(parts: Vec<Reply>) -> Result<Ride, Failure> {
+fn join(parts: Vec<Reply>) -> Result<Reply, Failure> {
     let mut answers = Vec::with_capacity(parts.len());
-    let mut whole: Option<Ride> = None;
+    let mut whole: Option<Reply> = None;
     for Reply { tensors, head, batch_rows, padded_tokens, queue_ns, service_ns } in parts {
         answers.push(tensors);
-        let ride = whole.get_or_insert(Ride {
+        let ride = whole.get_or_insert(Reply {
             tensors: Vec::new(),
             head,
             batch_rows: 0,
@@ -147,5 +134,5 @@ fn join(parts: Vec<Reply>) -> Result<Ride, Failure> {
         ride.service_ns = ride.service_ns.max(service_ns);
     }
     let whole = whole.ok_or_else(Failure::closing)?;
-    Ok(Ride { tensors: join_answers(answers)?, ..whole })
+    Ok(Reply { tensors: join_answers(answers)?, ..whole })
 }

@@ -51,11 +51,12 @@ pub struct Work {
     pub request: Bytes,
 }
 
-/// A request's part of a batch's answer.
-#[derive(Debug)]
+/// A request's part of a batch's answer, or all of it where it went in several.
+#[derive(Debug, Clone)]
 pub(super) struct Reply {
     pub tensors: Vec<Tensor>,
     pub head: Arc<AnswerHead>,
+    /// Rows of the batch that it went with; of the largest, where it went with several
     pub batch_rows: u64,
     pub padded_tokens: u64,
     pub queue_ns: u64,

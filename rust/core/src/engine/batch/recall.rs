@@ -11,7 +11,7 @@ use crate::answer::{AnswerKind, Usage};
 use crate::cache::{CacheKey, Entry, StoreOutcome, Streams};
 use crate::engine::end::Open;
 use crate::engine::{Engine, Live};
-use crate::key::Scope;
+use crate::key::Identity;
 use crate::policy::pb::route::Operation;
 use crate::policy::pb::tensors::Answers;
 use crate::policy::{FeaturePolicy, ModelPolicy};
@@ -55,14 +55,14 @@ impl Engine {
         let cache = sharer.live.cache.as_ref().filter(|_| feature.cached);
         // Before the look-up, so that no invalidation falls between the two.
         let ticket = cache.map(|cache| cache.exact.begin_fill());
-        let scope = Scope {
+        let identity = Identity {
             tenant: &sharer.tenant,
             user: feature.per_user.then_some(&*sharer.user),
             feature: &feature.name,
             model: &policy.name,
             revision: &policy.revision,
         };
-        let key = self.secret.tensor_key(&scope, parts);
+        let key = self.secret.tensor_key(&identity, parts);
         if let Some(entry) = cache.and_then(|cache| cache.exact.lookup(&key, now_ns, sharer.max_age_ns)) {
             if sharer.is_saved {
                 let saved = self.count_saved(&sharer.live.snapshot, &entry);
