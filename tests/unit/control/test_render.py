@@ -71,8 +71,12 @@ def test_the_last_route_serves_nothing() -> None:
     body = json.loads(routes[-1]["direct_response"]["body"]["inline_string"])
     assert body["error"]["code"] == "undecided"
     served = [route for route in routes if "route" in route]
-    assert [route["name"] for route in routes[len(served) :]] == ["undecided.messages", "undecided"]
-    assert json.loads(routes[-2]["direct_response"]["body"]["inline_string"])["type"] == "error"
+    refused = {
+        route["name"]: json.loads(route["direct_response"]["body"]["inline_string"]) for route in routes[len(served) :]
+    }
+    assert list(refused) == ["undecided.messages", "undecided.tensors-http", "undecided"]
+    assert refused["undecided.messages"]["type"] == "error"
+    assert isinstance(refused["undecided.tensors-http"]["error"], str)
     for route in served:
         assert route["match"]["headers"][0]["name"] == names.POOL_HEADER
         assert set(names.CREDENTIAL_HEADERS) <= set(route["request_headers_to_remove"])
