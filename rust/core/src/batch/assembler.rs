@@ -10,6 +10,7 @@ use ahash::AHashMap;
 
 use super::joined::CutBy;
 use super::lane_queue::{LaneQueue, Queued, Taken};
+use super::pool::Pool;
 use super::{
     Batch, BatchError, Bounds, Capacity, Checked, Departed, LaneKey, LaneSettings, LaneView, Member,
     PoolLoad, Priority,
@@ -55,7 +56,7 @@ pub struct Assembler<W> {
     lanes: Vec<Lane<W>>,
     /// Lanes that may send without anything else happening, by when: 0 is at once
     dues: BTreeSet<(u64, usize)>,
-    loads: AHashMap<Arc<str>, PoolLoad>,
+    pools: AHashMap<Arc<str>, Pool>,
     next_number: u64,
 }
 
@@ -78,7 +79,7 @@ impl<W> Assembler<W> {
             keys: AHashMap::new(),
             lanes: Vec::new(),
             dues: BTreeSet::new(),
-            loads: AHashMap::new(),
+            pools: AHashMap::new(),
             next_number: 0,
         }
     }
@@ -107,11 +108,11 @@ impl<W> Assembler<W> {
         now_ns: u64,
     ) -> Result<Ticket, BatchError> {
         let bounds = *self.pool_bounds.get(&key.pool).unwrap_or(&self.bounds);
-        let load = match self.loads.get_mut(&key.pool) {
-            Some(load) => load,
-            None => self.loads.entry(Arc::clone(&key.pool)).or_default(),
+        let pool = match self.pools.get_mut(&key.pool) {
+            Some(pool) => pool,
+            None => self.pools.entry(Arc::clone(&key.pool)).or_default(),
         };
-        load.add(&key.pool, &request.checked, bounds.of(request.priority))?;
+        pool.add(&key.pool, &request.checked, &request.tenant, bounds, request.priority)?;
         let number = self.next_number;
         self.next_number += 1;
         let at = match self.keys.get(key) {
@@ -132,8 +133,10 @@ impl<W> Assembler<W> {
         let taken = self.lanes[at].queue.take(now_ns)?;
         self.mark(at);
         let key = self.lanes[at].key.clone();
-        if let Some(load) = self.loads.get_mut(&key.pool) {
-            taken.requests.iter().for_each(|queued| load.take(&queued.request.checked));
+        if let Some(pool) = self.pools.get_mut(&key.pool) {
+            for queued in &taken.requests {
+                pool.take(&queued.request.checked, &queued.request.tenant.name);
+            }
         }
         Some(batch(key, taken, now_ns))
     }
@@ -163,8 +166,8 @@ impl<W> Assembler<W> {
     pub fn cancel(&mut self, ticket: &Ticket) -> Option<W> {
         let lane = self.lanes.get_mut(ticket.lane)?;
         let queued = lane.queue.remove(ticket.number)?;
-        if let Some(load) = self.loads.get_mut(&lane.key.pool) {
-            load.take(&queued.request.checked);
+        if let Some(pool) = self.pools.get_mut(&lane.key.pool) {
+            pool.take(&queued.request.checked, &queued.request.tenant.name);
         }
         self.mark(ticket.lane);
         Some(queued.request.waiter)
@@ -172,7 +175,7 @@ impl<W> Assembler<W> {
 
     /// Takes everything that waits, in no order: for a shutdown.
     pub fn drain(&mut self) -> Vec<W> {
-        self.loads.clear();
+        self.pools.clear();
         let mut waiters = Vec::new();
         for at in 0..self.lanes.len() {
             waiters.extend(self.lanes[at].queue.drain().map(|queued| queued.request.waiter));
@@ -183,7 +186,7 @@ impl<W> Assembler<W> {
 
     /// What waits for a pool. Cost: the lanes.
     pub fn load(&self, pool: &str) -> PoolLoad {
-        let mut load = self.loads.get(pool).copied().unwrap_or_default();
+        let mut load = self.pools.get(pool).map(Pool::load).unwrap_or_default();
         for lane in self.lanes.iter().filter(|lane| *lane.key.pool == *pool) {
             let older = lane.queue.oldest_ns().into_iter().chain(load.oldest_ns).min();
             (load.oldest_ns, load.drain_ns) = (older, load.drain_ns.max(lane.queue.drain_ns()));

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use super::{BatchError, Checked, Priority, QueueUnit};
+use ahash::AHashMap;
+
+use super::{BatchError, Checked, Priority, QueueUnit, Tenant};
 
 /// What may wait for one pool.
 #[derive(Debug, Clone, Copy)]
@@ -53,50 +55,146 @@ impl Bounds {
     }
 }
 
-// === impl PoolLoad ===
+/// What waits for one pool, in all and of each tenant.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    load: PoolLoad,
+    tenants: AHashMap<Arc<str>, Own>,
+    /// Of the tenants that wait
+    weights: u64,
+}
 
-impl PoolLoad {
-    /// Counts a request in, if it keeps its class's bounds.
+/// What waits of one tenant.
+#[derive(Debug, Default)]
+struct Own {
+    requests: u64,
+    rows: u64,
+    tokens: u64,
+    bytes: u64,
+    weight: u64,
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// Counts a request in, if it keeps the bounds of its class and, once half of that waits, its tenant's share beside
+    /// the others that wait. A tenant of which nothing waits may use all that there is, so that no flood keeps it out.
     pub(super) fn add(
         &mut self,
         pool: &Arc<str>,
         checked: &Checked,
+        tenant: &Tenant,
         bounds: Bounds,
+        priority: Priority,
     ) -> Result<(), BatchError> {
+        let none = Own::default();
+        let own = self.tenants.get(&tenant.name).unwrap_or(&none);
+        let is_new = own.requests == 0;
+        let bounds = bounds.of(if is_new { Priority::P0 } else { priority });
         let units = [
-            (QueueUnit::Rows, self.rows, checked.rows, bounds.max_rows),
-            (QueueUnit::Tokens, self.tokens, checked.tokens(), bounds.max_tokens),
-            (QueueUnit::Bytes, self.bytes, checked.bytes, bounds.max_bytes),
+            (QueueUnit::Rows, self.load.rows, own.rows, checked.rows, bounds.max_rows),
+            (QueueUnit::Tokens, self.load.tokens, own.tokens, checked.tokens(), bounds.max_tokens),
+            (QueueUnit::Bytes, self.load.bytes, own.bytes, checked.bytes, bounds.max_bytes),
         ];
-        for (unit, _, given, max) in units {
+        for (unit, _, _, given, max) in units {
             if given > max {
                 return Err(BatchError::LargerThanQueue { unit, given, max });
             }
         }
-        for (unit, waiting, given, max) in units {
+        let weight = u64::from(tenant.weight.max(1));
+        for (unit, waiting, own, given, max) in units {
+            let full = |waiting, max| BatchError::QueueFull { pool: Arc::clone(pool), unit, waiting, max };
             if waiting.saturating_add(given) > max {
-                return Err(BatchError::QueueFull { pool: Arc::clone(pool), unit, waiting, max });
+                return Err(full(waiting, max));
+            }
+            let share = u128::from(max) * u128::from(weight) / u128::from(self.weights.max(weight));
+            let is_above = u128::from(own.saturating_add(given)) > share;
+            if !is_new && is_above && waiting.saturating_add(given) > max / 2 {
+                return Err(full(own, u64::try_from(share).unwrap_or(max)));
             }
         }
-        self.requests += 1;
-        self.rows += checked.rows;
-        self.tokens += checked.tokens();
-        self.bytes += checked.bytes;
+        let own = self.tenants.entry(Arc::clone(&tenant.name)).or_default();
+        if own.requests == 0 {
+            own.weight = weight;
+            self.weights = self.weights.saturating_add(weight);
+        }
+        own.requests += 1;
+        own.rows += checked.rows;
+        own.tokens += checked.tokens();
+        own.bytes += checked.bytes;
+        self.load.requests += 1;
+        self.load.rows += checked.rows;
+        self.load.tokens += checked.tokens();
+        self.load.bytes += checked.bytes;
         Ok(())
     }
 
     /// Counts a request out.
-    pub(super) fn take(&mut self, checked: &Checked) {
-        self.requests = self.requests.saturating_sub(1);
-        self.rows = self.rows.saturating_sub(checked.rows);
-        self.tokens = self.tokens.saturating_sub(checked.tokens());
-        self.bytes = self.bytes.saturating_sub(checked.bytes);
+    pub(super) fn take(&mut self, checked: &Checked, tenant: &str) {
+        let load = &mut self.load;
+        load.requests = load.requests.saturating_sub(1);
+        load.rows = load.rows.saturating_sub(checked.rows);
+        load.tokens = load.tokens.saturating_sub(checked.tokens());
+        load.bytes = load.bytes.saturating_sub(checked.bytes);
+        let Some(own) = self.tenants.get_mut(tenant) else { return };
+        own.requests = own.requests.saturating_sub(1);
+        own.rows = own.rows.saturating_sub(checked.rows);
+        own.tokens = own.tokens.saturating_sub(checked.tokens());
+        own.bytes = own.bytes.saturating_sub(checked.bytes);
+        if own.requests == 0 {
+            self.weights = self.weights.saturating_sub(own.weight);
+            self.tenants.remove(tenant);
+        }
+    }
+
+    /// What waits in all.
+    pub(super) fn load(&self) -> PoolLoad {
+        self.load
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::batch::property::{bytes_model, bytes_request};
+
+    const BOUNDS: Bounds = Bounds { max_rows: 64, max_tokens: 1 << 20, max_bytes: 1 << 20 };
+
+    fn request_of(rows: u64) -> Checked {
+        bytes_request(&bytes_model(8), rows, 1)
+    }
+
+    fn push(pool: &mut Pool, tenant: &str, weight: u32) -> Result<(), BatchError> {
+        let tenant = Tenant { name: tenant.into(), weight };
+        pool.add(&"pool".into(), &request_of(1), &tenant, BOUNDS, Priority::P1)
+    }
+
+    fn fill(pool: &mut Pool, tenant: &str, weight: u32) -> usize {
+        (0..100).take_while(|_| push(pool, tenant, weight).is_ok()).count()
+    }
+
+    #[test]
+    fn a_tenant_alone_may_use_all_and_beside_others_its_share() {
+        let mut pool = Pool::default();
+        assert_eq!(fill(&mut pool, "flood", 1), 60);
+        assert!(push(&mut pool, "other", 1).is_ok(), "who waits with nothing gets in");
+        assert!(push(&mut pool, "other", 1).is_err());
+        for _ in 0..20 {
+            pool.take(&request_of(1), "flood");
+        }
+        assert!(push(&mut pool, "flood", 1).is_err(), "40 are above its half");
+        assert_eq!(fill(&mut pool, "other", 1), 19);
+        for _ in 0..40 {
+            pool.take(&request_of(1), "flood");
+        }
+        assert_eq!(fill(&mut pool, "heavy", 3), 40, "what is left, which is below three quarters");
+        for _ in 0..20 {
+            pool.take(&request_of(1), "other");
+        }
+        assert_eq!(pool.load().rows, 40);
+        assert_eq!(pool.weights, 3);
+    }
 
     #[test]
     fn a_flood_of_a_lower_class_leaves_room_above_it() {

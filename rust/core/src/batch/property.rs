@@ -35,7 +35,7 @@ fn echo<W>(batch: &Batch<W>) -> Vec<Tensor> {
 }
 
 /// A tensor of bytes, one row of `length` for each of `rows`, whose length is padded.
-fn bytes_model(max_rows: u64) -> ModelShape {
+pub(super) fn bytes_model(max_rows: u64) -> ModelShape {
     let ids = TensorSpec {
         name: "ids".into(),
         datatype: Datatype::Uint8,
@@ -48,7 +48,7 @@ fn bytes_model(max_rows: u64) -> ModelShape {
     ModelShape { inputs: vec![ids], outputs: vec![ids_back], mask: None, batching }
 }
 
-fn bytes_request(model: &ModelShape, rows: u64, length: u64) -> Checked {
+pub(super) fn bytes_request(model: &ModelShape, rows: u64, length: u64) -> Checked {
     let data = vec![1; (rows * length) as usize];
     let ids = Tensor::new("ids".into(), Datatype::Uint8, &[rows as i64, length as i64], data.into()).unwrap();
     model.check(vec![ids], [], Bytes::new()).unwrap()

@@ -97,10 +97,21 @@ proptest! {
                     let at = pushed;
                     let request = sent.request(&model, now_ns, at);
                     let load = assembler.load("pool");
-                    let bounds = BOUNDS.of(request.priority);
-                    let fits = load.rows + sent.rows <= bounds.max_rows
-                        && load.tokens + request.checked.tokens() <= bounds.max_tokens
-                        && load.bytes + request.checked.bytes() <= bounds.max_bytes;
+                    let tenants: BTreeSet<usize> = waiting.values().map(|sent| sent.tenant).collect();
+                    let is_new = !tenants.contains(&sent.tenant);
+                    let bounds = BOUNDS.of(if is_new { Priority::P0 } else { request.priority });
+                    let own: Vec<&Sent> = waiting.values().filter(|other| other.tenant == sent.tenant).collect();
+                    let own_rows: u64 = own.iter().map(|sent| sent.rows).sum();
+                    let own_tokens: u64 = own.iter().map(|sent| sent.rows * sent.length).sum();
+                    let bytes = |sent: &&Sent| bytes_request(&model, sent.rows, sent.length).bytes();
+                    let own_bytes: u64 = own.iter().map(bytes).sum();
+                    let keeps = |waiting: u64, own: u64, given: u64, max: u64| {
+                        let share = max / tenants.len().max(1) as u64;
+                        waiting + given <= max && (is_new || own + given <= share || waiting + given <= max / 2)
+                    };
+                    let fits = keeps(load.rows, own_rows, sent.rows, bounds.max_rows)
+                        && keeps(load.tokens, own_tokens, request.checked.tokens(), bounds.max_tokens)
+                        && keeps(load.bytes, own_bytes, request.checked.bytes(), bounds.max_bytes);
                     match assembler.push(&lanes[sent.lane], request, now_ns) {
                         Ok(ticket) => {
                             prop_assert!(fits);
