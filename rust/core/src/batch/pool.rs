@@ -39,6 +39,19 @@ pub struct PoolLoad {
 // === impl Bounds ===
 
 impl Bounds {
+    /// Refuses what an empty queue could not hold: waiting would not help it.
+    pub fn hold(&self, checked: &Checked) -> Result<(), BatchError> {
+        let units = [
+            (QueueUnit::Rows, checked.rows, self.max_rows),
+            (QueueUnit::Tokens, checked.tokens(), self.max_tokens),
+            (QueueUnit::Bytes, checked.bytes, self.max_bytes),
+        ];
+        match units.into_iter().find(|(_, given, max)| given > max) {
+            Some((unit, given, max)) => Err(BatchError::LargerThanQueue { unit, given, max }),
+            None => Ok(()),
+        }
+    }
+
     /// What a class may fill: a flood of a lower one leaves room for those above it, an eighth to P0 and P1 together and
     /// a sixteenth to P0 alone.
     pub(super) fn of(self, priority: Priority) -> Self {
@@ -87,6 +100,7 @@ impl Pool {
         bounds: Bounds,
         priority: Priority,
     ) -> Result<(), BatchError> {
+        bounds.hold(checked)?;
         let none = Own::default();
         let own = self.tenants.get(&tenant.name).unwrap_or(&none);
         let is_new = own.requests == 0;
@@ -96,11 +110,6 @@ impl Pool {
             (QueueUnit::Tokens, self.load.tokens, own.tokens, checked.tokens(), bounds.max_tokens),
             (QueueUnit::Bytes, self.load.bytes, own.bytes, checked.bytes, bounds.max_bytes),
         ];
-        for (unit, _, _, given, max) in units {
-            if given > max {
-                return Err(BatchError::LargerThanQueue { unit, given, max });
-            }
-        }
         let weight = u64::from(tenant.weight.max(1));
         for (unit, waiting, own, given, max) in units {
             let full = |waiting, max| BatchError::QueueFull { pool: Arc::clone(pool), unit, waiting, max };
@@ -161,6 +170,8 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { max_rows: 64, max_tokens: 1 << 20, max_bytes: 1 << 20 };
 
+    const BOUNDS_OF_8: Bounds = Bounds { max_rows: 8, ..BOUNDS };
+
     fn request_of(rows: u64) -> Checked {
         bytes_request(&bytes_model(8), rows, 1)
     }
@@ -194,6 +205,16 @@ mod tests {
         }
         assert_eq!(pool.load().rows, 40);
         assert_eq!(pool.weights, 3);
+    }
+
+    #[test]
+    fn what_only_the_whole_queue_could_hold_may_come_again_and_what_is_larger_may_not() {
+        let mut pool = Pool::default();
+        let tenant = Tenant { name: "t".into(), weight: 1 };
+        let mut add = |rows| pool.add(&"pool".into(), &request_of(rows), &tenant, BOUNDS_OF_8, Priority::P2);
+        assert!(add(1).is_ok());
+        assert_eq!(add(8).unwrap_err().slug(), "batch_queue_full");
+        assert_eq!(add(9).unwrap_err().slug(), "batch_larger_than_queue");
     }
 
     #[test]

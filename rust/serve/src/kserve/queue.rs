@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use ahash::AHashMap;
 use bytes::Bytes;
 use forebay_core::batch::{
-    Assembler, Batch, BatchError, Bounds, Checked, LaneKey, LaneSettings, ModelShape, PendingRequest,
-    PoolLoad, Priority, QueueUnit, Tenant, Ticket,
+    Assembler, Batch, Bounds, Checked, LaneKey, LaneSettings, ModelShape, PendingRequest, PoolLoad, Priority,
+    Tenant, Ticket,
 };
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use prost::Message;
@@ -429,16 +429,7 @@ impl BatchQueue {
 
     /// Refuses what a pool's queue could not hold if it were empty: its parts would wait for each other.
     pub(super) fn can_hold(&self, pool: &str, checked: &Checked) -> Result<(), Failure> {
-        let bounds = self.bounds_of(pool);
-        let parts = [
-            (QueueUnit::Rows, checked.rows(), bounds.max_rows),
-            (QueueUnit::Tokens, checked.tokens(), bounds.max_tokens),
-            (QueueUnit::Bytes, checked.bytes(), bounds.max_bytes),
-        ];
-        match parts.into_iter().find(|(_, given, max)| given > max) {
-            Some((unit, given, max)) => Err(BatchError::LargerThanQueue { unit, given, max }.into()),
-            None => Ok(()),
-        }
+        Ok(self.bounds_of(pool).hold(checked)?)
     }
 
     /// Queues a request. The ticket takes it back; the waiter is told its part of a batch's answer.
